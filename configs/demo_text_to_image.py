@@ -1,0 +1,37 @@
+"""Text to image on two cores: single objects, 64x64, in the latent 16x16x4.
+
+  python -m ldm_jax.train --config=configs/demo_text_to_image.py --workdir=runs/text
+  python -m ldm_jax.sample --config=configs/demo_text_to_image.py --workdir=runs/text \
+      --prompt="a fox on a teal background"
+
+The architecture of LDM's text-to-image model (Rombach et al., 2022): a UNet with
+cross-attention to a BERT-style encoder that is trained with it; both narrow. The
+first stage is the one that ships with the project (configs/demo_autoencoder.py).
+"""
+
+from ldm_jax import config
+
+
+def get_config():
+    c = config.latent_diffusion()
+    c.data.update(name="emoji_singles", image_size=64, batch_size=64)
+    c.schedule.update(beta_start=0.0015, beta_end=0.0195)
+
+    c.first_stage.update(channels=32, mult=(1, 1, 2), blocks=1, groups=8)
+    c.first_stage.update(z_channels=4, embed_channels=4)
+    c.first_stage.update(weights="demo:first_stage.safetensors", scale=1.0)
+
+    c.cond_stage.update(kind="text", drop=0.1, vocabulary="demo:vocab.txt", vocab=1000)
+    c.cond_stage.update(length=24, width=128, depth=2, heads=4, head_channels=32)
+
+    c.unet.update(out_channels=4, channels=48, mult=(1, 2, 2), blocks=1, groups=8)
+    c.unet.update(depths=(0, 1, 0), head_channels=24)
+    c.loss.predicts = "v"
+
+    c.optim.update(lr=1e-3, schedule="warmup_cosine", betas=(0.9, 0.99))
+    c.optim.update(warmup_steps=200, decay_steps=8_000, final_factor=0.02)
+    c.optim.clip_norm = 1.0
+    c.train.update(steps=8_000, ema_decay=0.999, log_every=20)
+    c.train.update(validate_every=500, picture_every=500, checkpoint_every=500)
+    c.sample.update(grid="trailing", steps=30, scale=3.0)
+    return config.check(c)

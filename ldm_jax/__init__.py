@@ -1,0 +1,1 @@
+"""Latent diffusion in JAX: train, sample and take apart, from one codebase."""

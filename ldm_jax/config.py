@@ -1,0 +1,211 @@
+"""Every knob, once. A task file in `configs/` states only what differs.
+
+The trees are locked: an unknown key is an error that names the nearest one. The
+functions here are the bases, one per task; `check` is called by every task file
+and again by every entry point, after the command line's overrides.
+"""
+
+import json
+
+import ml_collections
+
+from ldm_jax import config_rules
+
+
+def _data():
+    return dict(
+        name="",  # picture source, a key of data.datasets.DATASETS
+        image_size=256,  # pixels, square
+        batch_size=48,  # global: over all devices and hosts
+        workers=0,  # grain processes that prepare examples; 0: threads only
+    )
+
+
+def _first_stage():
+    return dict(
+        kind="kl",  # a key of models.first_stages.FIRST_STAGES
+        channels=128,  # width of the finest level
+        mult=(1, 2, 4),  # width of each level, in channels; factor 2^(levels - 1)
+        blocks=2,  # residual blocks per level
+        attention=(0, 0, 0),  # 1 where a level attends
+        mid_attention=True,
+        z_channels=3,  # of the bottleneck
+        embed_channels=3,  # of the latent
+        dropout=0.0,
+        groups=32,  # of GroupNorm
+        dtype="float32",  # of the arithmetic
+    )
+
+
+def _optim():
+    return dict(
+        optimizer="adamw",  # a key of optim.OPTIMIZERS
+        lr=1e-4,  # final rate: never scaled by the batch or by the devices
+        schedule="constant",  # a key of optim.SCHEDULES
+        warmup_steps=10_000,  # of the schedules "warmup" and "warmup_cosine"
+        decay_steps=400_000,  # the step at which "warmup_cosine" ends
+        start_factor=1e-6,  # times lr: where the warm-up starts
+        final_factor=1.0,  # times lr: where "warmup_cosine" ends
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.01,  # torch's default for AdamW; "adam" has none
+        clip_norm=0.0,  # largest norm of the gradients; 0: not clipped
+    )
+
+
+def _train():
+    return dict(
+        steps=400_000,
+        trainable=("unet", "cond_stage"),  # path patterns; the rest is frozen
+        accumulate=1,  # micro-batches per step; the batch must divide by it
+        ema_decay=0.9999,  # warmed up as (1 + n) / (10 + n); 0: no average
+        max_bad_steps=10,  # abort after so many non-finite steps in a row
+        log_every=50,
+        checkpoint_every=1_000,
+        keep_checkpoints=2,
+        validate_every=1_000,
+        validation_batches=4,
+        picture_every=1_000,  # sample grids, from fixed noise
+        pictures=16,  # in a grid; at most one batch
+    )
+
+
+def _parallel():
+    return dict(
+        fsdp=1,  # devices that share one copy of the parameters
+    )
+
+
+def latent_diffusion():
+    """Second stage: a UNet on the latents of a frozen first stage."""
+    c = ml_collections.ConfigDict(
+        dict(
+            task="latent_diffusion",
+            seed=0,
+            data=_data(),
+            schedule=dict(
+                num_timesteps=1000,
+                beta_start=0.0015,  # linear in the square root
+                beta_end=0.0195,
+            ),
+            first_stage=dict(
+                **_first_stage(),
+                weights="",  # its .safetensors, written by ldm_jax.export
+                scale=1.0,  # times the latent; must equal the one in that file
+            ),
+            cond_stage=dict(
+                kind="none",  # a key of models.conditioners.CONDITIONERS
+                drop=0.0,  # share of training examples that are given the null
+                vocabulary="",  # word pieces, one a line
+                vocab=30_522,  # how many lines that file has
+                length=77,  # tokens
+                width=1280,  # of the context; must equal unet.context_width
+                depth=32,
+                heads=8,
+                head_channels=64,
+                null_tokens=(2, 3),  # the empty caption: [CLS] [SEP]
+                dtype="float32",
+            ),
+            unet=dict(
+                out_channels=3,  # the latent's
+                channels=192,  # width of level 0
+                mult=(1, 2, 4),  # width of each level, in channels
+                blocks=2,  # residual blocks per level
+                depths=(1, 1, 1),  # attention blocks, by level
+                mid_depth=1,  # the same in the middle
+                attention="transformer",  # or "plain": AttentionBlock
+                heads=0,  # attention heads; 0: as head_channels says
+                head_channels=32,  # channels per head; 0: as heads says
+                scale_shift=False,
+                resblock_updown=False,
+                dropout=0.0,
+                groups=32,  # of GroupNorm
+                remat=False,
+                dtype="float32",
+            ),
+            loss=dict(
+                predicts="eps",  # what the network outputs: eps, v or z_0
+                norm="l2",  # or "l1"
+            ),
+            optim=_optim(),
+            train=_train(),
+            sample=dict(
+                sampler="ddim",  # a key of samplers.SAMPLERS
+                grid="ldm",  # a key of samplers.GRIDS
+                steps=200,
+                eta=0.0,  # of DDIM
+                posterior=0.0,  # of DDPM: 0 beta-tilde, 1 beta
+                scale=1.0,  # classifier-free guidance; 1: none
+            ),
+            parallel=_parallel(),
+        )
+    )
+    return c.lock()
+
+
+def autoencoder():
+    """First stage: encoder and decoder against a patch discriminator."""
+    c = ml_collections.ConfigDict(
+        dict(
+            task="autoencoder",
+            seed=0,
+            data=_data(),
+            first_stage=_first_stage(),
+            discriminator=dict(
+                channels=64,
+                depth=3,  # the originals' n_layers
+            ),
+            loss=dict(
+                perceptual="vgg16",  # LPIPS net, by `ldm_jax.fetch lpips`
+                perceptual_weight=1.0,
+                kl_weight=1e-6,
+                disc_weight=0.5,  # times the adaptive weight
+                disc_start=50_001,  # the first step with the discriminator
+            ),
+            optim=_optim(),
+            train=_train(),
+            parallel=_parallel(),
+        )
+    )
+    c.optim.update(optimizer="adam", lr=4.5e-6, betas=(0.5, 0.9))
+    c.train.update(trainable=("first_stage", "discriminator"))
+    return c.lock()
+
+
+BASES = {"latent_diffusion": latent_diffusion, "autoencoder": autoencoder}
+
+
+def check(c):
+    """The same config, locked; or an error in words, before anything is built.
+
+    Raises ValueError or TypeError, naming the key: for keys that differ from the
+    base's, values of another type than the base's, None, and for values that
+    contradict each other.
+    """
+    if c.task not in BASES:
+        raise ValueError(f"task {c.task!r} must be one of {sorted(BASES)}")
+    config_rules.same_keys(c, BASES[c.task]())
+    config_rules.same_types(c, BASES[c.task]())
+    config_rules.cross_field(c)
+    return c.lock()
+
+
+def to_json(c):
+    """The config as text, for checkpoints and weight files."""
+    return json.dumps(c.to_dict(), sort_keys=True)
+
+
+def from_json(text):
+    """The checked config that `to_json` wrote."""
+    return from_dict(json.loads(text))
+
+
+def from_dict(tree):
+    """The checked config of a nested dict; JSON's lists become tuples again."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return check(ml_collections.ConfigDict(tuples(tree)))

@@ -1,0 +1,145 @@
+"""What `config.check` asks of a config. Every error names the key and says why."""
+
+import difflib
+
+import ml_collections
+
+
+def flat(c, prefix=""):
+    """{'unet.channels': 192, ...} of a nested config."""
+    out = {}
+    for key, value in c.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def same_keys(c, base):
+    """A section that was assigned whole loses its lock, so keys are compared."""
+    have, want = flat(c).keys(), flat(base).keys()
+    if have == want:
+        return
+    unknown, missing = sorted(have - want), sorted(want - have)
+    hints = []
+    for key in unknown:
+        near = difflib.get_close_matches(key, want, 1)
+        hints.append(f"{key} (did you mean {near[0]}?)" if near else key)
+    raise ValueError(
+        f"unknown keys: {', '.join(hints) or 'none'}; missing keys: "
+        f"{', '.join(missing) or 'none'}. Change a section with .update(...), "
+        "not by assigning a new one."
+    )
+
+
+def same_types(c, base):
+    """None and values of another type than the base's are refused."""
+    have, want = flat(c), flat(base)
+    for key, value in have.items():
+        wanted = type(want[key])
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            continue
+        if type(value) is not wanted:
+            raise TypeError(
+                f"{key} is {value!r} ({type(value).__name__}), it must be of type "
+                f"{wanted.__name__}, like the default {want[key]!r}"
+            )
+
+
+def cross_field(c):
+    """Rules between keys."""
+    for key, value in flat(c).items():
+        if key.endswith(("batch_size", "image_size", "_every", "steps")):
+            _positive(key, value)
+    _data(c)
+    _first_stage(c.first_stage, c.data.image_size)
+    _train(c)
+    if c.task == "latent_diffusion":
+        _diffusion(c)
+
+
+def _require(holds, message):
+    if not holds:
+        raise ValueError(message)
+
+
+def _positive(key, value):
+    _require(value >= 1, f"{key} is {value}, it must be at least 1")
+
+
+def _data(c):
+    batch, parts = c.data.batch_size, c.train.accumulate
+    _require(
+        parts >= 1 and batch % parts == 0,
+        f"data.batch_size {batch} must divide by train.accumulate {parts}",
+    )
+    _require(
+        c.train.pictures <= batch,
+        f"train.pictures {c.train.pictures} must be at most data.batch_size {batch}",
+    )
+
+
+def _train(c):
+    decay = c.train.ema_decay
+    _require(0 <= decay < 1, f"train.ema_decay {decay} must be in [0, 1)")
+
+
+def _levels(section, name, key):
+    mult, values = section.mult, section[key]
+    _require(
+        len(values) == len(mult),
+        f"{name}.{key} {values} must have one entry for each level of "
+        f"{name}.mult {mult}",
+    )
+
+
+def _groups(section, name):
+    for factor in section.mult:
+        width = section.channels * factor
+        _require(
+            width % section.groups == 0,
+            f"{name}.channels {section.channels} times {factor} of {name}.mult must "
+            f"divide by {name}.groups {section.groups}",
+        )
+
+
+def _first_stage(stage, image_size):
+    _levels(stage, "first_stage", "attention")
+    _groups(stage, "first_stage")
+    factor = 2 ** (len(stage.mult) - 1)
+    _require(
+        image_size % factor == 0,
+        f"data.image_size {image_size} must divide by the first stage's factor "
+        f"{factor} (two per level of first_stage.mult after the first)",
+    )
+
+
+def _diffusion(c):
+    unet, stage, cond = c.unet, c.first_stage, c.cond_stage
+    _levels(unet, "unet", "depths")
+    _groups(unet, "unet")
+    _require(
+        (unet.heads == 0) != (unet.head_channels == 0),
+        f"exactly one of unet.heads {unet.heads} and unet.head_channels "
+        f"{unet.head_channels} must be 0: the other one decides",
+    )
+    for factor in unet.mult:
+        width, parts = unet.channels * factor, unet.heads or unet.head_channels
+        _require(
+            width % parts == 0,
+            f"unet width {width} (channels times {factor}) must divide by {parts} "
+            f"({'unet.heads' if unet.heads else 'unet.head_channels'})",
+        )
+    _require(
+        unet.out_channels == stage.embed_channels,
+        f"unet.out_channels {unet.out_channels} must equal "
+        f"first_stage.embed_channels {stage.embed_channels}",
+    )
+    latent = c.data.image_size // 2 ** (len(stage.mult) - 1)
+    _require(
+        latent % 2 ** (len(unet.mult) - 1) == 0,
+        f"the latent's size {latent} (data.image_size over the first stage's factor) "
+        f"must divide by two for each level of unet.mult {unet.mult} after the first",
+    )
+    _require(0 <= cond.drop <= 1, f"cond_stage.drop {cond.drop} must be in [0, 1]")

@@ -1,0 +1,1 @@
+"""Sources, pipeline and tokens of the data: numpy only, no jax."""

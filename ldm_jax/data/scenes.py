@@ -1,0 +1,294 @@
+"""Composed scenes: several objects and people on a ground plane, endless.
+
+Everything about a scene is known: caption with relations, boxes, segments, instances,
+depth and joints. Objects are painted from far to near, and numbered in that order.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from ldm_jax.data import backgrounds, captions, labels, mannequin, masks, sprites
+
+PERSON = labels.CLASSES.index("person")
+AIRCRAFT = labels.CLASSES.index("aircraft")
+_PERSON_SHARE = 0.19  # of the scenes on land: 15 % of all
+_WATER = captions.GROUNDS.index("water")
+_AFLOAT = ("duck", "swan", "goose", "turtle", "crocodile", "hippopotamus", "frog")
+# How often a class is drawn, and its longer side in pictures where it is nearest.
+_SHARES = (0.34, 0.15, 0.12, 0.14, 0.17, 0.08)
+_SIZES = (0.46, 0.48, 0.37, 0.66, 0.55, 0.38, 0.64)
+_MOST_COVERED = 0.4
+_LEAST_AREA = 0.006
+_TRIES = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """What may stand in a scene: a sprite, or a figure (then cell is -1)."""
+
+    name: str
+    phrase: str
+    kind: int
+    cell: int
+    figure: mannequin.Figure | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A thing in the picture: nearness 0..1, and its visible box."""
+
+    thing: Thing
+    near: float
+    box: tuple
+    area: int
+    joints: np.ndarray | None
+
+    @property
+    def centre(self):
+        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Canvas:
+    """The scene's arrays, painted in place; `full` has each object's solid area."""
+
+    image: np.ndarray
+    segmentation: np.ndarray
+    depth: np.ndarray
+    instances: np.ndarray
+    full: list
+
+
+@functools.cache
+def _pools(water):
+    """For each sprite class the things that fit on this ground."""
+    loaded = sprites.load()
+    pools = [[] for _ in sprites.SCENE_CLASSES]
+    for cell, kind in zip(loaded.scene_indices, loaded.scene_class, strict=True):
+        name, part = loaded.names[cell], loaded.subcategories[cell]
+        floats = part in ("animal-marine", "transport-water") or name in _AFLOAT
+        if kind == AIRCRAFT or floats == water:
+            thing = Thing(name, captions.with_article(name), kind, cell)
+            pools[kind].append(thing)
+    return pools
+
+
+def _draw_sprite(rng, water):
+    pools = _pools(water)
+    share = np.array([s * bool(pool) for s, pool in zip(_SHARES, pools, strict=True)])
+    pool = pools[rng.choice(len(pools), p=share / share.sum())]
+    return pool[rng.integers(len(pool))]
+
+
+def _draw_person(rng):
+    figure = mannequin.random_figure(rng)
+    phrase = captions.person(figure.pose, figure.shirt, figure.trousers)
+    return Thing("person", phrase, PERSON, -1, figure)
+
+
+def _forbidden(names):
+    """Whether any two of the names are a held-out pair."""
+    return any(captions.held_out(a, b) for i, a in enumerate(names) for b in names[:i])
+
+
+def _draw_things(rng, split, water):
+    """2 to 5 different things; no held-out pair in 'train', at least one otherwise."""
+    count = rng.integers(2, labels.MAX_OBJECTS + 1)
+    person = not water and rng.random() < _PERSON_SHARE
+    things = [_draw_person(rng)] if person else [_draw_sprite(rng, water)]
+    while len(things) < count:
+        new = _draw_sprite(rng, water)
+        names = [thing.name for thing in things]
+        if split == "heldout" and len(things) == 1:
+            fits = captions.held_out(new.name, names[0])
+        else:
+            fits = split == "heldout" or not _forbidden([*names, new.name])
+        if fits and new.name not in names:
+            things.append(new)
+    return things
+
+
+def _pixels(thing, side, flip):
+    """The thing at `side` pixels: premultiplied RGBA and joints or None."""
+    if thing.figure is not None:
+        return mannequin.draw(thing.figure, side)
+    wide = sprites.aspect(thing.cell)
+    width, height = side * min(wide, 1), side * min(1 / wide, 1)
+    width, height = max(1, round(width)), max(1, round(height))
+    return sprites.draw(thing.cell, width, height, flip, tight=True), None
+
+
+def _stand(rng, view, thing, near, shape, size):
+    """Random left and lower edge, in pixels, of a picture of this shape."""
+    height, width = shape
+    left = rng.uniform(-0.1 * width, size - 0.9 * width)
+    if thing.kind == AIRCRAFT:
+        highest, lowest = 0.8 * height, (view.horizon + 0.02) * size
+        return round(left), round(rng.uniform(highest, max(highest, lowest)))
+    return round(left), round((view.horizon + near * (1 - view.horizon)) * size)
+
+
+def _shadow(canvas, left, foot, width):
+    """Darkens the bare ground under an object."""
+    size = len(canvas.image)
+    grid = np.arange(size) + 0.5
+    dx = (grid - left - width / 2) / (0.5 * width)
+    dy = (grid - foot + 0.02 * width) / max(0.12 * width, 1.5)
+    far = dx[None] ** 2 + dy[:, None] ** 2
+    dark = 0.42 * (1.15 - far).clip(0, 1) * (canvas.instances == 0)
+    dark *= canvas.segmentation != labels.SKY
+    canvas.image[:] *= 1 - dark[..., None]
+
+
+def _place(rng, view, canvas, thing, near):
+    """Paints a thing where it hides no other too much; its Placed, or None."""
+    size = len(canvas.image)
+    side = _SIZES[thing.kind] * rng.uniform(0.85, 1.1) * (0.4 + 0.6 * near) * size
+    pixels, joints = _pixels(thing, max(4, round(side)), bool(rng.integers(2)))
+    height, width = pixels.shape[:2]
+    for _ in range(_TRIES):
+        left, foot = _stand(rng, view, thing, near, (height, width), size)
+        top = foot - height
+        window = slice(max(top, 0), foot), slice(max(left, 0), left + width)
+        cut = pixels[max(-top, 0) : size - top, max(-left, 0) : size - left]
+        if _fits(canvas, window, cut[..., 3] > 127):
+            if thing.kind != AIRCRAFT:
+                _shadow(canvas, left, foot, width)
+            _paint(
+                canvas, window, cut * np.append(backgrounds.light(view), 1), thing, near
+            )
+            joints = None if joints is None else joints + (left, top)
+            return Placed(thing, near, (), 0, joints)
+    return None
+
+
+def _fits(canvas, window, solid):
+    """Big enough in the picture, and no earlier object loses too much."""
+    area = np.count_nonzero(solid)
+    if area < _LEAST_AREA * canvas.instances.size:
+        return False
+    count = len(canvas.full) + 1
+    left = np.bincount(canvas.instances.ravel(), minlength=count)
+    lost = np.bincount(canvas.instances[window][solid], minlength=count)
+    full = np.array(canvas.full)
+    return bool(np.all((left - lost)[1:] >= (1 - _MOST_COVERED) * full))
+
+
+def _paint(canvas, window, pixels, thing, near):
+    alpha = pixels[..., 3:] / 255
+    canvas.image[window] = canvas.image[window] * (1 - alpha) + pixels[..., :3]
+    solid = pixels[..., 3] > 127
+    canvas.full.append(np.count_nonzero(solid))
+    canvas.instances[window][solid] = len(canvas.full)
+    canvas.segmentation[window][solid] = labels.segment_of(thing.kind)
+    canvas.depth[window][solid] = 1 - near
+
+
+def _compose(rng, split, size):
+    """One try: view, canvas and placed things, or None if too few found room."""
+    view = backgrounds.random_view(rng)
+    things = _draw_things(rng, split, view.ground == _WATER)
+    blank = np.zeros((size, size), np.uint8)
+    canvas = Canvas(*backgrounds.draw(rng, view, size), blank, [])
+    nears = np.sort(rng.uniform(0.12, 0.96, len(things)))
+    order = rng.permutation(len(things))
+    placed = [
+        _place(rng, view, canvas, things[k], float(near))
+        for k, near in zip(order, nears, strict=True)
+    ]
+    placed = [_seen(canvas, k, p) for k, p in enumerate(filter(None, placed))]
+    names = [p.thing.name for p in placed]
+    sprite = any(p.thing.figure is None for p in placed)
+    if len(placed) < 2 or not sprite or _forbidden(names) != (split == "heldout"):
+        return None
+    return view, canvas, placed
+
+
+def _seen(canvas, k, placed):
+    """The placed thing with its visible box and area."""
+    visible = canvas.instances == k + 1
+    area = int(np.count_nonzero(visible))
+    return dataclasses.replace(placed, box=labels.box_of(visible), area=area)
+
+
+def _relations(rng, placed):
+    """Up to two true statements (name, relation, name), each about another pair."""
+    count = rng.choice(3, p=(0.2, 0.6, 0.2))
+    found = []
+    for first in rng.permutation(len(placed)):
+        for second in rng.permutation(first):
+            a, b = placed[first], placed[second]
+            a, b = (a, b) if rng.integers(2) else (b, a)
+            said = list(_say(a, b))
+            if said and len(found) < count:
+                relation = said[rng.integers(len(said))]
+                found.append((a.thing.name, relation, b.thing.name))
+    return found
+
+
+def _say(a, b):
+    """What holds of a against b."""
+    dx, dy = np.subtract(a.centre, b.centre)
+    overlap = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
+    flying = a.thing.kind == AIRCRAFT, b.thing.kind == AIRCRAFT
+    if abs(dx) > 0.15:
+        yield "left of" if dx < 0 else "right of"
+    if overlap > 0.03 and abs(a.near - b.near) > 0.08 and not any(flying):
+        yield "in front of" if a.near > b.near else "behind"
+    if flying[0] != flying[1] and abs(dy) > 0.2:
+        yield "above" if dy < 0 else "below"
+
+
+def _visible_joints(canvas, placed):
+    """Joints [18, 3]: x and y in 0..1 and 1 where the person itself is seen there."""
+    joints = np.zeros((labels.JOINTS, 3), np.float32)
+    size = len(canvas.instances)
+    for k, one in enumerate(placed, 1):
+        if one.joints is None:
+            continue
+        body = np.pad(canvas.instances == k, 1)
+        for row, (x, y) in enumerate(one.joints):
+            inside = 0 <= x < size and 0 <= y < size
+            near = (
+                body[int(y) : int(y) + 3, int(x) : int(x) + 3] if inside else body[:0]
+            )
+            joints[row] = x / size, y / size, near.any()
+    return joints
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """Endless composed scenes; see labels.example for the arrays of an item."""
+
+    split: str
+    seed: int
+    image_size: int
+
+    def __len__(self):
+        return labels.ENDLESS
+
+    def __getitem__(self, index):
+        rng = labels.rng(self.seed, self.split, index)
+        while (scene := _compose(rng, self.split, self.image_size)) is None:
+            pass
+        view, canvas, placed = scene
+        loaded = sprites.load()
+        by_area = sorted(placed, key=lambda p: -p.area)
+        main = next(p.thing.cell for p in by_area if p.thing.figure is None)
+        phrases = [p.thing.phrase for p in by_area]
+        relations = _relations(rng, placed)
+        style = int(rng.integers(2))
+        place = view.ground, view.sky, relations, style
+        return labels.example(
+            image=(canvas.image + 0.5).clip(0, 255).astype(np.uint8),
+            caption=captions.scene_caption(phrases, *place),
+            label=loaded.scene_indices.index(main),
+            classes=[p.thing.kind for p in placed],
+            instances=canvas.instances,
+            segmentation=canvas.segmentation,
+            depth=canvas.depth,
+            joints=_visible_joints(canvas, placed),
+            mask=masks.hole(rng, canvas.instances),
+        )

@@ -1,0 +1,92 @@
+"""Word pieces of captions: lower-cased BERT tokens over a (reduced) vocabulary."""
+
+import dataclasses
+import functools
+import pathlib
+import warnings
+
+import numpy as np
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """Captions -> rows of piece numbers: [CLS] pieces [SEP] [PAD] ...
+
+    A caption of more than length - 2 pieces is an error that names the words that
+    do not fit; with on_long="warn" they are cut with a warning instead.
+    """
+
+    vocabulary: tuple
+    length: int
+    on_long: str = "raise"
+
+    def __post_init__(self):
+        missing = [name for name in SPECIALS if name not in self.vocabulary]
+        if missing:
+            raise ValueError(f"the vocabulary lacks {missing}")
+        if len(set(self.vocabulary)) < len(self.vocabulary):
+            raise ValueError("the vocabulary has a piece twice")
+        if self.on_long not in ("raise", "warn"):
+            raise ValueError(f"on_long is 'raise' or 'warn', not {self.on_long!r}")
+        if self.length < 3:
+            raise ValueError(f"length {self.length} leaves no room for a word; use 3+")
+
+    @functools.cached_property
+    def _model(self):
+        places = {piece: i for i, piece in enumerate(self.vocabulary)}
+        word_pieces = models.WordPiece(places, unk_token="[UNK]")
+        model = tokenizers.Tokenizer(word_pieces)
+        model.normalizer = normalizers.BertNormalizer(lowercase=True)
+        model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return model
+
+    @functools.cached_property
+    def _special(self):
+        return [self.vocabulary.index(name) for name in SPECIALS]
+
+    def __len__(self):
+        return len(self.vocabulary)
+
+    def __call__(self, texts):
+        """List of str -> int32 [n, length]."""
+        pad, _, start, end = self._special
+        rows = np.full((len(texts), self.length), pad, np.int32)
+        for row, text in zip(rows, texts, strict=True):
+            ids = [start, *self._fitting(text), end]
+            row[: len(ids)] = ids
+        return rows
+
+    def _fitting(self, text):
+        found = self._model.encode(text, add_special_tokens=False)
+        room = self.length - 2
+        if len(found.ids) > room:
+            lost = text[found.offsets[room][0] :]
+            said = f"caption has {len(found.ids)} pieces, {room} fit; cut: {lost!r}"
+            if self.on_long == "raise":
+                raise ValueError(f"{said}. Shorten it or raise the text length")
+            warnings.warn(said, stacklevel=3)
+        return found.ids[:room]
+
+    def pieces(self, text):
+        """The pieces of a text as words, without [CLS] and [SEP]."""
+        return self._model.encode(text, add_special_tokens=False).tokens
+
+    def unknown(self, text):
+        """The words of a text that the vocabulary cannot spell, in order."""
+        normal = self._model.normalizer.normalize_str(text)
+        words = self._model.pre_tokenizer.pre_tokenize_str(normal)
+        return [word for word, _ in words if "[UNK]" in self.pieces(word)]
+
+
+def load_tokenizer(vocab_path, length, on_long="raise"):
+    """The tokenizer of a vocabulary file with one piece per line."""
+    lines = pathlib.Path(vocab_path).read_text(encoding="utf-8").split("\n")
+    pieces = tuple(lines[:-1] if lines[-1] == "" else lines)
+    try:
+        return Tokenizer(pieces, length, on_long)
+    except ValueError as error:
+        raise ValueError(f"{vocab_path}: {error}") from error

@@ -1,0 +1,1 @@
+"""The embedded default: emoji sprite sheet, word pieces, small weights, NOTICE."""

@@ -1,0 +1,114 @@
+"""THE SEAM: what every sampler and every score-based loss asks of a model.
+
+    denoise(params, z_t, t, cond, rng=None) -> Pred(z_0, eps)
+
+    params  dict by role; the network is params["unet"]
+    z_t     [B, h, w, c] noisy latent
+    t       [B] float32, 0 .. T - 1; fractions allowed
+    cond    Cond, what the denoiser is told
+    rng     a key switches dropout on; None, as when sampling, is deterministic
+
+`from_unet` makes the first one. Everything else is a wrapper: a function that
+takes a denoise and returns a denoise, so that guidance, control, in-painting and
+what is built on them compose by nesting, and no sampler knows of any of them.
+
+Both fields of Pred come from the one network output, because neither is enough:
+dividing eps back into z_0 fails where alpha_bar is 0, and z_0 into eps where it
+is 1. They always satisfy
+
+    z_t = sqrt(alpha_bar) z_0 + sqrt(1 - alpha_bar) eps.                     (*)
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from ldm_jax import schedule as schedule_lib
+
+
+@struct.dataclass
+class Cond:
+    """What a denoiser may be told. A port that is not used is None."""
+
+    context: jax.Array | None = None  # [B, L, D] tokens for cross-attention
+    vector: jax.Array | None = None  # [B, D] added to the time embedding
+    concat: jax.Array | None = None  # [B, h, w, C] stacked on z_t
+    hints: dict | None = None  # name -> [B, H, W, 3] control images
+    residuals: list | None = None  # one for each skip of the UNet, then the middle
+
+
+@struct.dataclass
+class Pred:
+    """The clean latent and the noise that a denoiser sees in z_t, float32."""
+
+    z_0: jax.Array  # [B, h, w, c]
+    eps: jax.Array  # [B, h, w, c]
+
+
+def from_unet(unet, schedule, predicts="eps"):
+    """The denoise of a network that predicts 'eps', 'v' or 'z_0'.
+
+    Raises ValueError for 'eps' on a schedule that reaches alpha_bar = 0.
+    """
+    schedule_lib.check_prediction(schedule, predicts)
+
+    def denoise(params, z_t, t, cond, rng=None):
+        z = z_t if cond.concat is None else jnp.concatenate([z_t, cond.concat], axis=-1)
+        train = rng is not None
+        output = unet.apply(
+            {"params": params["unet"]},
+            z,
+            t,
+            cond.context,
+            cond.vector,
+            cond.residuals,
+            train,  # positional: nn.remat breaks on a keyword
+            rngs={"dropout": rng} if train else None,
+        )
+        return Pred(*schedule_lib.solve(schedule, predicts, output, z_t, t))
+
+    return denoise
+
+
+def with_cfg(denoise, scale, null):
+    """Classifier-free guidance (Ho and Salimans 2022), one batch of 2B.
+
+    guided = (1 - scale) uncond + scale cond
+
+    on both fields. That guides eps, and z_0 follows by itself: both halves satisfy
+    (*) with the same z_t, and weights that add up to one keep a linear equation
+    true. A scale of 1 is the plain denoise exactly, 0 the unconditional one.
+
+    scale: a number or [B], traced, so that changing it compiles nothing.
+    null: the Cond of "no condition", with the tree and the shapes of cond.
+    Wrap it last: what is inside then sees, and controls, both halves.
+    """
+
+    def guided(params, z_t, t, cond, rng=None):
+        check_null(cond, null)
+        both = jax.tree.map(stack, null, cond)  # [uncond, cond], LDM's order
+        pred = denoise(params, stack(z_t, z_t), stack(t, t), both, rng)
+        weight = schedule_lib.per_picture(scale, z_t)
+
+        def mix(halves):
+            uncond, told = jnp.split(halves, 2)
+            return (1.0 - weight) * uncond + weight * told
+
+        return jax.tree.map(mix, pred)
+
+    return guided
+
+
+def stack(a, b):
+    """Two batches as one."""
+    return jnp.concatenate([a, b])
+
+
+def check_null(cond, null):
+    """Raises ValueError naming the ports in which null is not shaped as cond."""
+    for port in Cond.__dataclass_fields__:
+        told, untold = (jax.tree.map(jnp.shape, getattr(c, port)) for c in (cond, null))
+        if told != untold:
+            raise ValueError(
+                f"null.{port} must be shaped as cond.{port}: {untold} is not {told}"
+            )

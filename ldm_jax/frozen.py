@@ -1,0 +1,46 @@
+"""What a run uses but does not train, loaded from files. Never random weights."""
+
+import jax
+
+from ldm_jax import paths
+from ldm_jax import system as system_lib
+from ldm_jax.weights import cache, own
+
+
+def load(config, system=None):
+    """The parameters that `config` needs from files: {top-level name: tree}.
+
+    Raises FileNotFoundError for a file that is not there, ValueError for one that
+    does not fit the config.
+    """
+    system = system or system_lib.build(config)
+    if config.task == "autoencoder":
+        return {name: cache.load(net) for name, net in system.weights.items()}
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    return {"first_stage": first_stage(config.first_stage, shapes["first_stage"])}
+
+
+def first_stage(section, shapes):
+    """The autoencoder of a latent diffusion config, its scale checked."""
+    if not section.weights:
+        raise FileNotFoundError(
+            "first_stage.weights is empty: name the .safetensors of a trained first "
+            "stage (python -m ldm_jax.export writes it)"
+        )
+    path = paths.resolve(section.weights)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"first_stage.weights names {path}, which does not exist: train a first "
+            "stage and write it with python -m ldm_jax.export"
+        )
+    params, _, meta = own.load_weights(path)
+    params = params["first_stage"] if "first_stage" in params else params
+    own.check_tree(params, shapes, str(path))
+    if "scale" not in meta:
+        raise ValueError(f"{path} has no measured scale: write it with ldm_jax.export")
+    if abs(section.scale / meta["scale"] - 1) > 1e-3:
+        raise ValueError(
+            f"first_stage.scale is {section.scale}, but {path} was measured to need "
+            f"{meta['scale']:.6g}: the latents would not have unit variance"
+        )
+    return params

@@ -1,0 +1,108 @@
+"""Models ready to sample from, and pictures out of them, batch by batch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax import config as config_lib
+from ldm_jax import frozen, inputs, knobs, paths, runs, sharding, trees
+from ldm_jax import system as system_lib
+from ldm_jax.weights import own
+
+EMBEDDED = "demo:text_to_image.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A system and its parameters, on the devices."""
+
+    config: object
+    system: system_lib.System
+    params: dict
+    weights: str  # what the pictures are made with: a file's hash, or run and step
+    mesh: jax.sharding.Mesh
+
+
+def config_of(weights=EMBEDDED):
+    """The config that a weights file was written with."""
+    _, config, _ = own.load_weights(paths.resolve(weights))
+    return config_lib.from_dict(config)
+
+
+def from_file(config, weights=EMBEDDED):
+    """The Model of a .safetensors that `ldm_jax.export` wrote.
+
+    Raises ValueError where the file fits neither the config nor its first stage.
+    """
+    path = paths.resolve(weights)
+    params, _, meta = own.load_weights(path)
+    stage = own.digest(paths.resolve(config.first_stage.weights))
+    if stage != meta["first_stage"]:
+        raise ValueError(
+            f"{path} was trained on the latents of first stage {meta['first_stage']}, "
+            f"but first_stage.weights {config.first_stage.weights} is {stage}"
+        )
+    return _model(config, params, own.digest(path), str(path))
+
+
+def from_run(config, workdir):
+    """The Model of a run's newest checkpoint, averaged weights if it keeps them."""
+    params, step = runs.latest_params(config, workdir)
+    return _model(config, params, f"{workdir} step {step}", str(workdir))
+
+
+def _model(config, params, weights, name):
+    system = system_lib.build(config)
+    mesh = sharding.make_mesh(config.parallel.fsdp)
+    params = trees.merge(params, frozen.load(config, system))
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    own.check_tree(params, shapes, name)
+    params = jax.device_put(params, sharding.params_sharding(params, mesh))
+    return Model(config, system, params, weights, mesh)
+
+
+def tokens(config, prompts, warn=print):
+    """Prompts -> {"tokens": int32 [n, L]}; unknown words and cut ends are told."""
+    section = config.cond_stage
+    if section.kind != "text":
+        raise ValueError(
+            f"this model's condition is {section.kind!r}: it takes no prompts"
+        )
+    words = inputs.tokenizer(section.vocabulary, section.length, "warn")
+    for prompt in prompts:
+        if unknown := words.unknown(prompt):
+            warn(f"words this model does not know, in {prompt!r}: {', '.join(unknown)}")
+    return {"tokens": words(prompts)}
+
+
+def keys(seed, indices):
+    """One key per picture, from the seed and the picture's global index alone."""
+    key = jax.random.key(seed)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(indices))
+
+
+def generate(model, batch, seeds, batch_size):
+    """Yields x [b, H, W, 3], float32 in about [-1, 1], b <= batch_size, in order.
+
+    batch: dict of numpy arrays [n, ...] (what the conditioner reads; {} without a
+    condition); seeds: [n] typed keys. The last batch is padded, so that one compiled
+    program serves all. Raises ValueError if batch_size does not divide over devices.
+    """
+    config, system, mesh = model.config, model.system, model.mesh
+    if batch_size % mesh.size:
+        raise ValueError(
+            f"batch_size {batch_size} must be a multiple of the number of devices, "
+            f"{mesh.size}"
+        )
+    rows = sharding.batch_sharding(mesh)
+    sample = jax.jit(system.sample, out_shardings=rows)
+    told = knobs.of(config)
+    for start in range(0, len(seeds), batch_size):
+        wanted = np.arange(start, start + batch_size)
+        place = np.minimum(wanted, len(seeds) - 1)
+        part = {name: values[place] for name, values in batch.items()}
+        part = jax.device_put(part, rows)
+        x = sample(model.params, jax.device_put(seeds[place], rows), part, told)
+        yield np.asarray(x)[: len(seeds) - start]

@@ -1,0 +1,164 @@
+"""The first stage: an autoencoder whose latent is a diagonal Gaussian.
+
+Encoder and decoder are those of VQGAN and LDM (Esser et al., 2021; Rombach et
+al., 2022), so that released weights load.
+"""
+
+import dataclasses
+
+from flax import struct
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.models import attention, layers
+
+EPSILON = 1e-6  # of every GroupNorm here
+
+
+@dataclasses.dataclass(frozen=True)
+class Arch:
+    """The shape of an autoencoder; its factor is 2 ** (len(mult) - 1)."""
+
+    channels: int  # width of the finest level; level i has channels * mult[i]
+    mult: tuple[int, ...]
+    blocks: int  # residual blocks per level (the decoder has one more)
+    attention: tuple[int, ...]  # 1 where a level attends after its blocks
+    mid_attention: bool
+    z_channels: int  # of the network's bottleneck
+    embed_channels: int  # of the latent that diffusion sees
+    dropout: float
+    groups: int  # of GroupNorm
+    dtype: str  # of the arithmetic; parameters stay float32
+
+    def res_block(self, features, name):
+        return layers.ResBlock(
+            features,
+            groups=self.groups,
+            epsilon=EPSILON,
+            dropout=self.dropout,
+            zero=False,
+            dtype=jnp.dtype(self.dtype),
+            name=name,
+        )
+
+    def attend(self, h, present, name):
+        if not present:
+            return h
+        return attention.AttentionBlock(
+            groups=self.groups,
+            epsilon=EPSILON,
+            zero=False,
+            dtype=jnp.dtype(self.dtype),
+            name=name,
+        )(h)
+
+    def middle(self, h, train):
+        h = self.res_block(h.shape[-1], "mid_res_0")(h, None, train)
+        h = self.attend(h, self.mid_attention, "mid_attn")
+        return self.res_block(h.shape[-1], "mid_res_1")(h, None, train)
+
+    def out(self, h, features):
+        h = layers.norm(h, "norm_out", groups=self.groups, epsilon=EPSILON)
+        return layers.conv(nn.silu(h), features, "conv_out", dtype=self.dtype)
+
+
+class Encoder(nn.Module):
+    """Picture [B, H, W, 3] -> moments [B, H / f, W / f, 2 * z_channels]."""
+
+    arch: Arch
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        arch = self.arch
+        h = layers.conv(x, arch.channels, "conv_in", dtype=arch.dtype)
+        for level, factor in enumerate(arch.mult):
+            for i in range(arch.blocks):
+                width = arch.channels * factor
+                h = arch.res_block(width, f"down_{level}_res_{i}")(h, None, train)
+                h = arch.attend(h, arch.attention[level], f"down_{level}_attn_{i}")
+            if level < len(arch.mult) - 1:
+                # One row and column of zeros at the far sides only, unlike the UNet.
+                h = layers.conv(
+                    h,
+                    h.shape[-1],
+                    f"down_{level}_resample",
+                    stride=2,
+                    padding=((0, 1), (0, 1)),
+                    dtype=arch.dtype,
+                )
+        return arch.out(arch.middle(h, train), 2 * arch.z_channels)
+
+
+class Decoder(nn.Module):
+    """Latent [B, h, w, z_channels] -> picture [B, h * f, w * f, 3], unbounded."""
+
+    arch: Arch
+
+    @nn.compact
+    def __call__(self, z, train=False):
+        arch = self.arch
+        width = arch.channels * arch.mult[-1]
+        h = layers.conv(z, width, "conv_in", dtype=arch.dtype)
+        h = arch.middle(h, train)
+        for level in reversed(range(len(arch.mult))):
+            width = arch.channels * arch.mult[level]
+            for i in range(arch.blocks + 1):
+                h = arch.res_block(width, f"up_{level}_res_{i}")(h, None, train)
+                h = arch.attend(h, arch.attention[level], f"up_{level}_attn_{i}")
+            if level > 0:
+                h = layers.nearest_up(h)
+                h = layers.conv(h, width, f"up_{level}_resample", dtype=arch.dtype)
+        return arch.out(h, 3)
+
+
+@struct.dataclass
+class Posterior:
+    """The diagonal Gaussian q(z | x): mean and log-variance [B, h, w, c]."""
+
+    mean: jax.Array
+    logvar: jax.Array
+
+    def sample(self, noise):
+        """mean + std * noise; noise [B, h, w, c] is standard normal."""
+        return self.mean + jnp.exp(0.5 * self.logvar) * noise
+
+    def kl(self):
+        """KL(q || N(0, I)) summed over each latent: [B], in nats."""
+        terms = self.mean**2 + jnp.exp(self.logvar) - 1 - self.logvar
+        return 0.5 * jnp.sum(terms, axis=(1, 2, 3))
+
+
+class AutoencoderKL(nn.Module):
+    """`encode` gives the posterior of an unscaled latent; `decode` a picture."""
+
+    arch: Arch
+
+    def setup(self):
+        arch = self.arch
+
+        def pointwise(fan_in, features):
+            return nn.Dense(
+                features,
+                kernel_init=layers.torch_init,
+                bias_init=layers.torch_bias(fan_in),
+                dtype=arch.dtype,
+            )
+
+        self.encoder = Encoder(arch)
+        self.decoder = Decoder(arch)
+        self.quant_conv = pointwise(2 * arch.z_channels, 2 * arch.embed_channels)
+        self.post_quant_conv = pointwise(arch.embed_channels, arch.z_channels)
+
+    def __call__(self, x, train=False):  # touches every parameter: for `init`
+        return self.decode(self.encode(x, train).mean, train)
+
+    def encode(self, x, train=False):
+        """x [B, H, W, 3] in [-1, 1] -> Posterior of [B, H / f, W / f, c], float32."""
+        moments = self.quant_conv(self.encoder(x, train)).astype(jnp.float32)
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
+
+    def decode(self, z, train=False):
+        """z [B, h, w, c] -> x [B, h * f, w * f, 3], float32, nominally in [-1, 1]."""
+        return self.decoder(self.post_quant_conv(z), train).astype(jnp.float32)

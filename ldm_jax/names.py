@@ -1,0 +1,12 @@
+"""Looking a name of the config up in a table of choices."""
+
+import difflib
+
+
+def pick(table, name):
+    """`table[name]`; an unknown name is a ValueError with the choices in it."""
+    if name in table:
+        return table[name]
+    nearest = difflib.get_close_matches(str(name), table, n=1, cutoff=0.0)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(f"{name!r} is not one of {', '.join(table)}{hint}")

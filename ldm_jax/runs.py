@@ -1,0 +1,129 @@
+"""A run: what a workdir holds, made new or restored from its newest checkpoint."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+
+from ldm_jax import (
+    checkpoint,
+    cli,
+    config_rules,
+    frozen,
+    optim,
+    sharding,
+    train_step,
+    trees,
+)
+from ldm_jax import config as config_lib
+from ldm_jax import system as system_lib
+
+
+@dataclasses.dataclass
+class Run:
+    """What the loop needs. `state` alone changes."""
+
+    config: object
+    system: system_lib.System
+    mesh: jax.sharding.Mesh
+    state: train_step.TrainState
+    frozen: dict
+    manager: object
+    start: int  # global batches that were consumed before this process
+
+
+def optimizer(config):
+    return optim.make(config.optim), optim.learning_rate(config.optim)
+
+
+def initial_state(config, system):
+    """(rng) -> TrainState, for eval_shape and for jit with shardings."""
+
+    def init(rng):
+        params = system.init(rng)
+        trained, _ = trees.split(params, config.train.trainable)
+        extra = system.init_extra(params)
+        tx, _ = optimizer(config)
+        return train_step.init_state(trained, extra, tx, config.train.ema_decay)
+
+    return init
+
+
+def prepare(config, workdir):
+    """Everything before the first step; fails in words before it allocates."""
+    system = system_lib.build(config)
+    mesh = sharding.make_mesh(config.parallel.fsdp)
+    hosts, parts = jax.process_count(), config.train.accumulate
+    sharding.check_batch(config.data.batch_size, mesh, hosts, parts)
+    loaded = frozen.load(config, system)
+    loaded = jax.device_put(loaded, sharding.params_sharding(loaded, mesh))
+
+    init = initial_state(config, system)
+    rng = jax.random.key(config.seed)
+    shapes = jax.eval_shape(init, rng)
+    check_frozen(config, system, shapes.params, loaded)
+    places = sharding.params_sharding(shapes, mesh)
+    manager = checkpoint.open(
+        pathlib.Path(workdir) / "checkpoints", config.train.keep_checkpoints
+    )
+    step = checkpoint.latest(manager)
+    if step is None:
+        state, start = jax.jit(init, out_shardings=places)(rng), 0
+    else:
+        wanted = jax.tree.map(
+            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+            shapes,
+            places,
+        )
+        state, meta = checkpoint.restore(manager, step, wanted)
+        warn_of_changes(config, meta["config"])
+        start = meta["next_batch"]
+        cli.say(f"restored step {step} from {workdir}")
+    return Run(config, system, mesh, state, loaded, manager, start)
+
+
+def check_frozen(config, system, trained, loaded):
+    """Every parameter is trained or loaded: none stays as it was drawn."""
+    everything = trees.flatten(jax.eval_shape(system.init, jax.random.key(0)))
+    missing = everything.keys() - trees.flatten(trained) - trees.flatten(loaded).keys()
+    if missing:
+        raise ValueError(
+            f"{len(missing)} parameters are neither in train.trainable "
+            f"{config.train.trainable} nor loaded: {sorted(missing)[:6]}"
+        )
+
+
+def warn_of_changes(config, saved):
+    """Names the knobs that differ from those that the checkpoint was made with."""
+    now, then = (
+        config_rules.flat(config),
+        config_rules.flat(config_lib.from_json(saved)),
+    )
+    for key in sorted(now.keys() | then.keys()):
+        if now.get(key) != then.get(key):
+            cli.say(f"{key} is {now.get(key)!r}; the checkpoint had {then.get(key)!r}")
+
+
+def save(run, step):
+    """One checkpoint with all that the next process needs; waits for the files."""
+    meta = {
+        "config": config_lib.to_json(run.config),
+        "next_batch": step,
+        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+    }
+    checkpoint.save(run.manager, step, run.state, meta)
+
+
+def latest_params(config, workdir):
+    """(parameters, step) of a run's newest checkpoint: the average if there is one."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    manager = checkpoint.open(folder, read_only=True)
+    step = checkpoint.latest(manager)
+    if step is None:
+        raise FileNotFoundError(f"{folder} holds no checkpoint")
+    init = initial_state(config, system_lib.build(config))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    state, _ = checkpoint.restore(manager, step, shapes)
+    manager.close()
+    return state.ema or state.params, step

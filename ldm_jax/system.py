@@ -1,0 +1,213 @@
+"""`build(config)`: the record of pure functions that every entry point is made of."""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ldm_jax import denoise as denoise_lib
+from ldm_jax import first_stage_loss, losses, names, samplers, trees
+from ldm_jax import schedule as schedule_lib
+from ldm_jax.models import autoencoder as autoencoder_lib
+from ldm_jax.models import conditioners
+from ldm_jax.models import unet as unet_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """Pure functions over `params`, one dict with a top level by role.
+
+    `keys` is one random key per picture. What a task does not have is None.
+    """
+
+    init: Callable  # (rng) -> params
+    init_extra: Callable  # (params) -> extra: what steps change besides params
+    encode: Callable  # (params, keys, x) -> z_0, scaled
+    decode: Callable  # (params, z_0) -> x
+    grads: Callable  # (params, frozen, extra, step, keys, batch)
+    #                  -> (grads, extra, metrics)
+    validate: Callable  # (params, keys, batch) -> {name: [B]}, on fixed noise
+    batch: dict  # name -> ShapeDtypeStruct of one global batch
+    weights: dict  # top-level name -> where these frozen parameters come from
+    condition: Callable | None = None  # (params, batch) -> Cond
+    denoise: Callable | None = None  # (params, z_t, t, cond, rng=None) -> Pred
+    sample: Callable | None = None  # (params, keys, batch, knobs) -> x
+
+
+def build(config):
+    """The System of a checked config. Allocates nothing."""
+    return names.pick(TASKS, config.task)(config)
+
+
+def picture(batch):
+    """uint8 `image` of a batch -> x [B, H, W, 3] in [-1, 1]."""
+    return batch["image"].astype(jnp.float32) / 127.5 - 1
+
+
+def _arch(arch, section):
+    fields = dataclasses.fields(arch)
+    return arch(**{field.name: section[field.name] for field in fields})
+
+
+def _inputs(config, shapes):
+    shapes = {
+        "image": ((config.data.image_size, config.data.image_size, 3), "uint8")
+    } | shapes
+    return {
+        name: jax.ShapeDtypeStruct((config.data.batch_size, *shape), jnp.dtype(dtype))
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def _first_stage(section, scale):
+    """(net, encode, decode) of the autoencoder, for latents times `scale`."""
+    net = autoencoder_lib.AutoencoderKL(_arch(autoencoder_lib.Arch, section))
+
+    def encode(params, keys, x):
+        posterior = net.apply({"params": params["first_stage"]}, x, method="encode")
+        noise = losses.normal(losses.split(keys, "encode"), posterior.mean.shape[1:])
+        return scale * posterior.sample(noise)
+
+    def decode(params, z_0):
+        variables = {"params": params["first_stage"]}
+        return net.apply(variables, z_0 / scale, method="decode")
+
+    return net, encode, decode
+
+
+def _autoencoder(config):
+    size = config.data.image_size
+    net, encode, decode = _first_stage(config.first_stage, 1.0)
+    loss = first_stage_loss.make(net, config.discriminator, config.loss)
+
+    def init(rng):
+        net_rng, disc_rng = jax.random.split(rng)
+        x = jnp.zeros((1, size, size, 3))
+        return {
+            "first_stage": net.init(net_rng, x)["params"],
+            **loss.init(disc_rng, x),
+        }
+
+    return System(
+        init=init,
+        init_extra=loss.init_extra,
+        encode=encode,
+        decode=decode,
+        grads=loss.grads,
+        validate=loss.validate,
+        batch=_inputs(config, {}),
+        weights=loss.weights,
+    )
+
+
+def _conditioner(section):
+    kind = names.pick(conditioners.CONDITIONERS, section.kind)
+    if section.kind == "none":
+        return kind()
+    keys = ("vocab", "length", "width", "depth", "heads", "head_channels")
+    keys += ("null_tokens", "dtype")
+    return kind(**{key: section[key] for key in keys})
+
+
+def _latent_diffusion(config):
+    schedule = schedule_lib.linear(**config.schedule)
+    conditioner = _conditioner(config.cond_stage)
+    stage, encode, decode = _first_stage(config.first_stage, config.first_stage.scale)
+    unet = unet_lib.UNet(_arch(unet_lib.Arch, config.unet))
+    denoise = denoise_lib.from_unet(unet, schedule, config.loss.predicts)
+    inputs = _inputs(config, conditioner.inputs)
+    size = config.data.image_size
+    side = size // 2 ** (len(config.first_stage.mult) - 1)
+    latent = (side, side, config.first_stage.embed_channels)
+    sampler = names.pick(samplers.SAMPLERS, config.sample.sampler)
+
+    def condition(params, batch):
+        return conditioner.apply(params.get("cond_stage", {}), batch)
+
+    def init(rng):
+        stage_rng, cond_rng, unet_rng = jax.random.split(rng, 3)
+        params = {
+            "first_stage": stage.init(stage_rng, jnp.zeros((1, size, size, 3)))[
+                "params"
+            ],
+            "cond_stage": conditioner.init(cond_rng),
+        }
+        batch = {k: jnp.zeros((1, *v.shape[1:]), v.dtype) for k, v in inputs.items()}
+        cond = condition(params, batch)
+        z_t = jnp.zeros((1, *latent))
+        if cond.concat is not None:
+            z_t = jnp.concatenate([z_t, cond.concat], axis=-1)
+        t = jnp.zeros(1)
+        unet_params = unet.init(unet_rng, z_t, t, cond.context, cond.vector)["params"]
+        return {**params, "unet": unet_params}
+
+    def error(params, keys, batch, t, rng):
+        """losses.diffusion at the steps t, on the keys' noise."""
+        z_0 = encode(params, keys, picture(batch))
+        eps = losses.normal(losses.split(keys, "eps"), latent)
+        cond = condition(params, batch)
+
+        def predict(z_t):
+            return denoise(params, z_t, t, cond, rng)
+
+        return losses.diffusion(predict, schedule, z_0, t, eps, **config.loss)
+
+    def dropped(keys, batch):
+        """The batch, a share of whose conditions says "no condition"."""
+        draw = jax.vmap(jax.random.bernoulli, (0, None))
+        drop = draw(losses.split(keys, "drop"), config.cond_stage.drop)
+        null = conditioner.null(batch)
+
+        def swap(a, b):
+            return jnp.where(drop.reshape(-1, *[1] * (a.ndim - 1)), b, a)
+
+        return jax.tree.map(swap, batch, null)
+
+    def grads(params, frozen, extra, step, keys, batch):
+        # The networks' dropout alone draws per batch; all else draws per picture.
+        rng = losses.split(keys, "dropout")[0] if config.unet.dropout else None
+        draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(schedule.betas)))
+        t = draw(losses.split(keys, "t"))
+
+        def loss_fn(params):
+            everything = trees.merge(params, frozen)
+            loss, _ = error(everything, keys, dropped(keys, batch), t, rng)
+            return jnp.mean(loss)
+
+        loss, grads = jax.value_and_grad(loss_fn)(params)
+        return grads, extra, {"loss": loss}
+
+    def validate(params, keys, batch):
+        steps = len(schedule.betas)
+        rows = len(keys)
+        t = jnp.arange(rows) * steps // rows + steps // (2 * rows)
+        loss, bits = error(params, keys, batch, t, None)
+        return {"loss_simple": loss, "loss_vlb": bits, "t": t}
+
+    def sample(params, keys, batch, knobs):
+        cond = condition(params, batch)
+        guided = denoise
+        if config.cond_stage.kind != "none":
+            null = condition(params, conditioner.null(batch))
+            guided = denoise_lib.with_cfg(denoise, knobs["scale"], null)
+        z_T = samplers.initial_noise(keys, latent)
+        z_0 = sampler(guided, params, keys, z_T, cond, knobs["grid"], knobs)
+        return decode(params, z_0)
+
+    return System(
+        init=init,
+        init_extra=lambda params: {},
+        encode=encode,
+        decode=decode,
+        grads=grads,
+        validate=validate,
+        batch=inputs,
+        weights={"first_stage": config.first_stage.weights},
+        condition=condition,
+        denoise=denoise,
+        sample=sample,
+    )
+
+
+TASKS = {"latent_diffusion": _latent_diffusion, "autoencoder": _autoencoder}

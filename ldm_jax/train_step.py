@@ -1,0 +1,100 @@
+"""The train state and the one train step that every task shares."""
+
+from flax import struct
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes; `extra` also holds the guard's two counters."""
+
+    step: jax.Array  # int32 [], steps done
+    params: dict  # what is trained, float32
+    ema: dict  # its running average ({} where ema_decay is 0)
+    opt_state: optax.OptState
+    extra: dict  # batch statistics, "bad_steps", "bad_in_a_row"
+
+
+def init_state(params, extra, tx, ema_decay):
+    """The state before the first step."""
+    extra = {**extra, "bad_steps": jnp.int32(0), "bad_in_a_row": jnp.int32(0)}
+    ema = jax.tree.map(jnp.copy, params) if ema_decay else {}
+    return TrainState(jnp.int32(0), params, ema, tx.init(params), extra)
+
+
+def picture_keys(seed, step, batch):
+    """One key per picture of a global batch: fold_in of seed, step and row."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+
+
+def make_train_step(grads_fn, tx, learning_rate, *, seed, ema_decay, accumulate):
+    """(state, frozen, batch) -> (state, metrics), to be jitted with donation.
+
+    `grads_fn` is System.grads. With `accumulate` > 1 the batch goes through it in
+    that many parts, one after the other; keys belong to pictures, so the sum is
+    the big batch's. A step whose loss or gradients are not finite changes nothing
+    but the counters and `step`: its batch is skipped, its numbers are reported.
+    """
+
+    def train_step(state, frozen, batch):
+        size = jax.tree.leaves(batch)[0].shape[0]
+        keys = picture_keys(seed, state.step, size)
+        grads, extra, metrics = accumulated(state, frozen, keys, batch)
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = (params, average(state, params), opt_state, extra)
+        old = (state.params, state.ema, state.opt_state, state.extra)
+        params, ema, opt_state, extra = jax.tree.map(
+            lambda a, b: jnp.where(finite, a, b), new, old
+        )
+        bad = jnp.int32(~finite)
+        extra = {
+            **extra,
+            "bad_steps": state.extra["bad_steps"] + bad,
+            "bad_in_a_row": bad * (state.extra["bad_in_a_row"] + 1),
+        }
+        metrics = {
+            **metrics,
+            "grad_norm": norm,
+            "lr": jnp.float32(learning_rate(state.step)),
+            "bad_steps": extra["bad_steps"],
+            "bad_in_a_row": extra["bad_in_a_row"],
+        }
+        state = TrainState(state.step + 1, params, ema, opt_state, extra)
+        return state, metrics
+
+    def accumulated(state, frozen, keys, batch):
+        if accumulate == 1:
+            return grads_fn(state.params, frozen, state.extra, state.step, keys, batch)
+
+        def parts(x):
+            return x.reshape(accumulate, -1, *x.shape[1:])
+
+        def one(extra, part):
+            keys, batch = part
+            grads, extra, metrics = grads_fn(
+                state.params, frozen, extra, state.step, keys, batch
+            )
+            return extra, (grads, metrics)
+
+        inputs = jax.tree.map(parts, (keys, batch))
+        extra, out = lax.scan(one, state.extra, inputs)
+        grads, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), out)
+        return grads, extra, metrics
+
+    def average(state, params):
+        if not ema_decay:
+            return {}
+        # The originals' warm-up: the first update averages with 2 / 11.
+        n = state.step - state.extra["bad_steps"] + 1
+        decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
+        return optax.incremental_update(params, state.ema, 1 - decay)
+
+    return train_step

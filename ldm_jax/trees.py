@@ -1,0 +1,84 @@
+"""Parameter trees: parts by path pattern, and what differs between two, in words."""
+
+import fnmatch
+
+from flax import traverse_util
+import jax
+import numpy as np
+
+SHOWN = 12
+
+
+def flatten(tree):
+    """A tree -> {'a/b/0': leaf}; dataclass fields and dict keys look the same."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in leaves
+    }
+
+
+def differences(saved, wanted, saved_name, wanted_name):
+    """What differs between two trees of shapes, as text; '' when nothing does.
+
+    Leaves need `shape` and `dtype`. Each kind of difference is counted, and its first
+    dozen is listed.
+    """
+    saved, wanted = flatten(saved), flatten(wanted)
+    both = [name for name in saved if name in wanted]
+    shapes, dtypes = [], []
+    for name in both:
+        have, want = saved[name], wanted[name]
+        if tuple(have.shape) != tuple(want.shape):
+            have, want = tuple(have.shape), tuple(want.shape)
+            shapes.append(f"{name} saved {have} wanted {want}")
+        elif np.dtype(have.dtype) != np.dtype(want.dtype):
+            dtypes.append(f"{name} saved {have.dtype} wanted {want.dtype}")
+    report = [
+        _listed(f"only in {saved_name}", [n for n in saved if n not in wanted]),
+        _listed(f"only in {wanted_name}", [n for n in wanted if n not in saved]),
+        _listed("shape", shapes),
+        _listed("dtype", dtypes),
+    ]
+    return "\n".join(line for line in report if line)
+
+
+def _listed(title, items):
+    if not items:
+        return ""
+    more = f", and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return f"{title} ({len(items)}): {', '.join(items[:SHOWN])}{more}"
+
+
+def split(params, patterns):
+    """(trained, frozen) by path patterns such as "unet" or "unet/up_*".
+
+    A pattern covers the paths that it matches and everything below them. Raises
+    ValueError for a pattern that matches nothing.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+
+    def matches(path, pattern):
+        return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"{pattern}/*")
+
+    for pattern in patterns:
+        if not any(matches(path, pattern) for path in flat):
+            raise ValueError(
+                f"train.trainable {pattern!r} matches no parameter; the top level "
+                f"has {sorted(params)}"
+            )
+    trained = {k for k in flat if any(matches(k, p) for p in patterns)}
+    return tuple(
+        traverse_util.unflatten_dict(
+            {k: v for k, v in flat.items() if (k in trained) == wanted}, sep="/"
+        )
+        for wanted in (True, False)
+    )
+
+
+def merge(*trees):
+    """One parameter tree of several that have no leaf in common."""
+    flat = {}
+    for tree in trees:
+        flat |= traverse_util.flatten_dict(tree, sep="/")
+    return traverse_util.unflatten_dict(flat, sep="/")
