@@ -34,7 +34,7 @@ def first_stage(section, shapes):
             "stage and write it with python -m ldm_jax.export"
         )
     params, _, meta = own.load_weights(path)
-    params = params["first_stage"] if "first_stage" in params else params
+    params = params["first_stage"]
     own.check_tree(params, shapes, str(path))
     if "scale" not in meta:
         raise ValueError(f"{path} has no measured scale: write it with ldm_jax.export")

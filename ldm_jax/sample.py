@@ -17,10 +17,10 @@ import os
 import pathlib
 import time
 
+from absl import flags
 import jax
 import numpy as np
 import tqdm
-from absl import flags
 
 from ldm_jax import cli, generation, pictures
 from ldm_jax import config as config_lib
@@ -86,7 +86,11 @@ def sample(model, prompts, n, seed, batch_size, out):
         for part in generation.generate(model, batch, seeds, batch_size):
             for x in part:
                 i = len(rows)
-                row = {"prompt": repeated[i] if prompts else "", "seed": seed, "index": i}
+                row = {
+                    "prompt": repeated[i] if prompts else "",
+                    "seed": seed,
+                    "index": i,
+                }
                 row |= {"settings": settings, "weights": model.weights}
                 rows.append(write(out, i, x, row))
                 images.append(np.asarray(pictures.to_uint8(x)))

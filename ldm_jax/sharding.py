@@ -11,8 +11,8 @@ BATCH_AXES = ("data", "fsdp")
 def make_mesh(fsdp=1, devices=None):
     """The mesh [data, fsdp] over all devices (or those given), hosts contiguous.
 
-    Parameters are split over `fsdp` devices and copied over the `data` axis. Devices are
-    ordered by host, so that a host's rows of the batch are the rows that it has read.
+    Parameters are split over `fsdp` devices and copied over the `data` axis. Devices
+    are ordered by host, so that a host's rows of the batch are those that it has read.
     """
     devices = list(jax.devices() if devices is None else devices)
     if fsdp < 1 or len(devices) % fsdp:
@@ -41,9 +41,9 @@ def micro_batch_sharding(mesh):
 def params_sharding(shapes, mesh, min_size=2**18):
     """A sharding for each leaf of a tree of shapes (parameters, or a train state).
 
-    Arrays of at least min_size elements are split over the fsdp axis along their longest
-    axis that divides evenly (the first of equals); all else is copied. Leaves that are
-    alike are placed alike, so moments and averages lie where their parameters do.
+    Arrays of at least min_size elements are split over the fsdp axis along their
+    longest axis that divides evenly (the first of equals); all else is copied. Leaves
+    that are alike are placed alike: moments and averages lie where their parameters do.
     """
     parts = mesh.shape["fsdp"]
 
@@ -75,6 +75,6 @@ def check_batch(batch_size, mesh, hosts=1, accumulation=1):
     if accumulation < 1 or batch_size % (accumulation * mesh.size):
         micro = f" times {accumulation} micro-batches" if accumulation != 1 else ""
         raise ValueError(
-            f"data.batch_size {batch_size} must be a multiple of the number of devices, "
-            f"{mesh.size}{micro}"
+            f"data.batch_size {batch_size} must be a multiple of the number of "
+            f"devices, {mesh.size}{micro}"
         )

@@ -16,7 +16,10 @@ COMMANDS = {
 }
 EXCEPTIONS = {("evaluate", "sample")}
 # What the commands share: it joins all other parts, and only they import it.
-TOOLS = {"cli", "frozen", "generation", "inputs", "knobs", "runs", "validation"}
+TOOLS = {
+    *("cli", "inputs", "knobs", "frozen", "runs", "generation"),
+    *("validation", "reconstruction", "fidelity"),
+}
 
 # What each module or package of ldm_jax may import of ldm_jax, "" being everything;
 # the longest name decides. A new module needs a line here: where does it stand?
@@ -40,6 +43,7 @@ MAY_IMPORT = {
     "first_stage_loss": {"losses", "models"},
     "system": {*KIT, *MATHS, "config", "first_stage_loss", "models"},
     "checkpoint": KIT,
+    "evaluation": KIT,
     "metrics": KIT,
     "optim": KIT,
     "pictures": KIT,

@@ -3,12 +3,12 @@
 import pathlib
 import shutil
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import struct
 
 from ldm_jax import checkpoint, sharding, trees
 

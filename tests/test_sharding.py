@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 import pytest
-from jax.sharding import PartitionSpec as P
 
 from ldm_jax import sharding
 

@@ -4,9 +4,9 @@ The state is one integer, the number of global batches already taken: batches ar
 before the reading threads and worker processes, so their number never changes the data.
 """
 
+from absl import flags
 import grain
 import numpy as np
-from absl import flags
 
 
 def shuffled(source, seed):
@@ -40,7 +40,7 @@ def batches(
     keys: what to keep of `transform(example) -> dict` (None: no transform).
     batch_size: rows of the global batch; host h of `hosts` gets rows h*b..(h+1)*b - 1,
         b = batch_size / hosts. A last incomplete global batch is dropped.
-    start: how many global batches were consumed before; the iterator goes on after them.
+    start: how many global batches were consumed before; it goes on after them.
     workers: processes (0: threads of this one only); read_threads: threads in each.
 
     Returns a generator of dicts of numpy arrays [b, ...]; `close()` it (or use

@@ -5,19 +5,14 @@ depth and joints. Objects are painted from far to near, and numbered in that ord
 """
 
 import dataclasses
-import functools
 
 import numpy as np
 
-from ldm_jax.data import backgrounds, captions, labels, mannequin, masks, sprites
+from ldm_jax.data import backgrounds, captions, labels, masks, sprites, things
 
-PERSON = labels.CLASSES.index("person")
 AIRCRAFT = labels.CLASSES.index("aircraft")
-_PERSON_SHARE = 0.19  # of the scenes on land: 15 % of all
 _WATER = captions.GROUNDS.index("water")
-_AFLOAT = ("duck", "swan", "goose", "turtle", "crocodile", "hippopotamus", "frog")
-# How often a class is drawn, and its longer side in pictures where it is nearest.
-_SHARES = (0.34, 0.15, 0.12, 0.14, 0.17, 0.08)
+# The longer side of each class in pictures, where it is nearest.
 _SIZES = (0.46, 0.48, 0.37, 0.66, 0.55, 0.38, 0.64)
 _MOST_COVERED = 0.4
 _LEAST_AREA = 0.006
@@ -25,21 +20,10 @@ _TRIES = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class Thing:
-    """What may stand in a scene: a sprite, or a figure (then cell is -1)."""
-
-    name: str
-    phrase: str
-    kind: int
-    cell: int
-    figure: mannequin.Figure | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Placed:
     """A thing in the picture: nearness 0..1, and its visible box."""
 
-    thing: Thing
+    thing: things.Thing
     near: float
     box: tuple
     area: int
@@ -59,65 +43,6 @@ class Canvas:
     depth: np.ndarray
     instances: np.ndarray
     full: list
-
-
-@functools.cache
-def _pools(water):
-    """For each sprite class the things that fit on this ground."""
-    loaded = sprites.load()
-    pools = [[] for _ in sprites.SCENE_CLASSES]
-    for cell, kind in zip(loaded.scene_indices, loaded.scene_class, strict=True):
-        name, part = loaded.names[cell], loaded.subcategories[cell]
-        floats = part in ("animal-marine", "transport-water") or name in _AFLOAT
-        if kind == AIRCRAFT or floats == water:
-            thing = Thing(name, captions.with_article(name), kind, cell)
-            pools[kind].append(thing)
-    return pools
-
-
-def _draw_sprite(rng, water):
-    pools = _pools(water)
-    share = np.array([s * bool(pool) for s, pool in zip(_SHARES, pools, strict=True)])
-    pool = pools[rng.choice(len(pools), p=share / share.sum())]
-    return pool[rng.integers(len(pool))]
-
-
-def _draw_person(rng):
-    figure = mannequin.random_figure(rng)
-    phrase = captions.person(figure.pose, figure.shirt, figure.trousers)
-    return Thing("person", phrase, PERSON, -1, figure)
-
-
-def _forbidden(names):
-    """Whether any two of the names are a held-out pair."""
-    return any(captions.held_out(a, b) for i, a in enumerate(names) for b in names[:i])
-
-
-def _draw_things(rng, split, water):
-    """2 to 5 different things; no held-out pair in 'train', at least one otherwise."""
-    count = rng.integers(2, labels.MAX_OBJECTS + 1)
-    person = not water and rng.random() < _PERSON_SHARE
-    things = [_draw_person(rng)] if person else [_draw_sprite(rng, water)]
-    while len(things) < count:
-        new = _draw_sprite(rng, water)
-        names = [thing.name for thing in things]
-        if split == "heldout" and len(things) == 1:
-            fits = captions.held_out(new.name, names[0])
-        else:
-            fits = split == "heldout" or not _forbidden([*names, new.name])
-        if fits and new.name not in names:
-            things.append(new)
-    return things
-
-
-def _pixels(thing, side, flip):
-    """The thing at `side` pixels: premultiplied RGBA and joints or None."""
-    if thing.figure is not None:
-        return mannequin.draw(thing.figure, side)
-    wide = sprites.aspect(thing.cell)
-    width, height = side * min(wide, 1), side * min(1 / wide, 1)
-    width, height = max(1, round(width)), max(1, round(height))
-    return sprites.draw(thing.cell, width, height, flip, tight=True), None
 
 
 def _stand(rng, view, thing, near, shape, size):
@@ -146,7 +71,8 @@ def _place(rng, view, canvas, thing, near):
     """Paints a thing where it hides no other too much; its Placed, or None."""
     size = len(canvas.image)
     side = _SIZES[thing.kind] * rng.uniform(0.85, 1.1) * (0.4 + 0.6 * near) * size
-    pixels, joints = _pixels(thing, max(4, round(side)), bool(rng.integers(2)))
+    pixels, joints = things.pixels(thing, max(4, round(side)), bool(rng.integers(2)))
+    pixels = pixels * np.append(backgrounds.light(view), 1)
     height, width = pixels.shape[:2]
     for _ in range(_TRIES):
         left, foot = _stand(rng, view, thing, near, (height, width), size)
@@ -156,9 +82,7 @@ def _place(rng, view, canvas, thing, near):
         if _fits(canvas, window, cut[..., 3] > 127):
             if thing.kind != AIRCRAFT:
                 _shadow(canvas, left, foot, width)
-            _paint(
-                canvas, window, cut * np.append(backgrounds.light(view), 1), thing, near
-            )
+            _paint(canvas, window, cut, thing, near)
             joints = None if joints is None else joints + (left, top)
             return Placed(thing, near, (), 0, joints)
     return None
@@ -189,19 +113,19 @@ def _paint(canvas, window, pixels, thing, near):
 def _compose(rng, split, size):
     """One try: view, canvas and placed things, or None if too few found room."""
     view = backgrounds.random_view(rng)
-    things = _draw_things(rng, split, view.ground == _WATER)
+    chosen = things.draw(rng, split, view.ground == _WATER)
     blank = np.zeros((size, size), np.uint8)
     canvas = Canvas(*backgrounds.draw(rng, view, size), blank, [])
-    nears = np.sort(rng.uniform(0.12, 0.96, len(things)))
-    order = rng.permutation(len(things))
+    nears = np.sort(rng.uniform(0.12, 0.96, len(chosen)))
+    order = rng.permutation(len(chosen))
     placed = [
-        _place(rng, view, canvas, things[k], float(near))
+        _place(rng, view, canvas, chosen[k], float(near))
         for k, near in zip(order, nears, strict=True)
     ]
     placed = [_seen(canvas, k, p) for k, p in enumerate(filter(None, placed))]
     names = [p.thing.name for p in placed]
     sprite = any(p.thing.figure is None for p in placed)
-    if len(placed) < 2 or not sprite or _forbidden(names) != (split == "heldout"):
+    if len(placed) < 2 or not sprite or things.forbidden(names) != (split == "heldout"):
         return None
     return view, canvas, placed
 
@@ -250,11 +174,10 @@ def _visible_joints(canvas, placed):
             continue
         body = np.pad(canvas.instances == k, 1)
         for row, (x, y) in enumerate(one.joints):
+            left, top = int(x), int(y)
             inside = 0 <= x < size and 0 <= y < size
-            near = (
-                body[int(y) : int(y) + 3, int(x) : int(x) + 3] if inside else body[:0]
-            )
-            joints[row] = x / size, y / size, near.any()
+            seen = inside and body[top : top + 3, left : left + 3].any()
+            joints[row] = x / size, y / size, seen
     return joints
 
 

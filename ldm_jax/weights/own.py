@@ -54,8 +54,8 @@ def _with_sorted_header(blob):
 def load_weights(path):
     """(params, config, meta): nested dict of numpy with floats as float32, two dicts.
 
-    Raises FileNotFoundError, or ValueError naming the file when it is damaged or not one
-    of ours. Nothing in the file is executed.
+    Raises FileNotFoundError, or ValueError naming the file when it is damaged or not
+    one of ours. Nothing in the file is executed.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -102,7 +102,7 @@ def digest(path):
 
 
 def check_tree(params, shapes, name="the weights file"):
-    """Raises ValueError listing what differs between parameters and a model's shapes."""
+    """Raises ValueError listing how parameters differ from a model's shapes."""
     report = trees.differences(params, shapes, name, "the config's model")
     if report:
         raise ValueError(f"{name} does not fit this config:\n{report}")

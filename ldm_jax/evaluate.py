@@ -1,0 +1,129 @@
+"""Numbers of a model: one JSON line on stdout, progress on stderr.
+
+  python -m ldm_jax.evaluate --task=text
+  python -m ldm_jax.evaluate --task=reconstruction
+
+judge the weights that ship with the project; those of a run of yours with --config
+and --workdir. The judging network comes from `python -m ldm_jax.fetch lpips`.
+
+text: two pictures of each of 200 sprites by name, on the palette's colours in turn;
+the figures are those of ldm_jax/fidelity.py. Beside them the same figures for real
+pictures after the first stage (ceiling), for the generated ones judged by another's
+prompt (shuffled: chance), and for the prompts whose pair of object and colour no
+training picture shows (held_out).
+
+reconstruction: PSNR (dB), SSIM and LPIPS (VGG16) of held-out pictures through the
+first stage, by a drawn latent, beside shrinking by its factor and enlarging (down_up).
+"""
+
+import json
+import math
+import pathlib
+import time
+
+from absl import flags
+import numpy as np
+import tqdm
+
+from ldm_jax import cli, fidelity, generation, names, pictures, reconstruction
+from ldm_jax import config as config_lib
+
+TASK = flags.DEFINE_string("task", None, "text or reconstruction.", required=True)
+CONFIG = cli.define_config(required=False)
+WORKDIR = cli.define_workdir(required=False)
+WEIGHTS = flags.DEFINE_string(
+    "weights", generation.EMBEDDED, "A .safetensors by ldm_jax.export, if no --workdir."
+)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 16, "Pictures at once, over all devices.", lower_bound=1
+)
+SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
+OUT = flags.DEFINE_string("out", None, "Folder for a contact sheet, if wanted.")
+STEPS = flags.DEFINE_integer("steps", None, "Instead of the config's.", lower_bound=1)
+SCALE = flags.DEFINE_float("scale", None, "Of the guidance, instead of the config's.")
+NAMES = flags.DEFINE_integer("names", 200, "text: how many sprites.", lower_bound=1)
+SEEDS = flags.DEFINE_integer("seeds", 2, "text: pictures of each.", lower_bound=1)
+DATASET = flags.DEFINE_string("dataset", "emoji_scenes", "reconstruction: of what.")
+N = flags.DEFINE_integer("n", 256, "reconstruction: pictures.", lower_bound=1)
+
+SHOWN = 48  # rows on a contact sheet, three beside each other
+
+
+def read_config():
+    """The config that the flags name: a file's, or the one of the weights."""
+    if CONFIG.value is None and WORKDIR.value is not None:
+        raise ValueError("--workdir needs the --config that the run was made with")
+    config = CONFIG.value or generation.config_of(WEIGHTS.value)
+    changed = {"steps": STEPS.value, "scale": SCALE.value}
+    changed = {key: value for key, value in changed.items() if value is not None}
+    if changed and config.task != "latent_diffusion":
+        raise ValueError(f"--{min(changed)} is of sampling; {config.task} has none")
+    if changed:
+        config.sample.update(changed)
+    return config_lib.check(config)
+
+
+def progress(total):
+    return tqdm.tqdm(total=total, unit="picture")
+
+
+def text(config):
+    """(figures, sheet rows) of --task=text."""
+    if config.task != "latent_diffusion" or config.cond_stage.kind != "text":
+        raise ValueError("--task=text needs the config of a model that takes prompts")
+    if WORKDIR.value:
+        model = generation.from_run(config, WORKDIR.value)
+    else:
+        model = generation.from_file(config, WEIGHTS.value)
+    result, rows = fidelity.evaluate(
+        model, NAMES.value, SEEDS.value, SEED.value, BATCH_SIZE.value, progress
+    )
+    told = {key: config.sample[key] for key in ("sampler", "grid", "steps", "scale")}
+    counts = {"names": NAMES.value, "seeds": SEEDS.value}
+    return result | counts | told | {"weights": model.weights}, rows
+
+
+def reconstruct(config):
+    """(figures, sheet rows) of --task=reconstruction."""
+    model = reconstruction.model(config, WORKDIR.value, WEIGHTS.value)
+    result, rows = reconstruction.evaluate(
+        model, DATASET.value, N.value, SEED.value, BATCH_SIZE.value, progress
+    )
+    return result | {"weights": model.weights}, rows
+
+
+TASKS = {"text": text, "reconstruction": reconstruct}
+
+
+def rounded(value):
+    """Six digits for numbers, None for those that JSON cannot say, dicts throughout."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def write_sheet(out, rows):
+    """The first rows [n, k, S, S, 3] as a sheet of three times k columns."""
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    shown = rows[:SHOWN]
+    sheet = pictures.grid(np.concatenate(shown), columns=3 * shown.shape[1])
+    pictures.save_png(out / f"{TASK.value}.png", sheet)
+    cli.say(f"wrote {out / f'{TASK.value}.png'}")
+
+
+def main(argv):
+    del argv
+    began = time.perf_counter()
+    task = names.pick(TASKS, TASK.value)
+    result, rows = task(read_config())
+    if OUT.value:
+        write_sheet(OUT.value, rows)
+    result |= {"seed": SEED.value, "seconds": time.perf_counter() - began}
+    print(json.dumps({"task": TASK.value} | rounded(result)), flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
