@@ -6,6 +6,9 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
+# What a wrong flag, config or file raises; the message says it, so no traceback.
+MISTAKES = (OSError, TypeError, ValueError, FloatingPointError)
+
 
 def define_config(required=True):
     """The --config flag: a file of configs/, with --config.key=value overrides."""
@@ -26,6 +29,30 @@ def define_workdir(required=True):
     return flags.DEFINE_string("workdir", None, "Folder of the run.", required=required)
 
 
+def define_hosts():
+    """The flags of a run of several processes; call what comes back before any JAX."""
+    several = flags.DEFINE_bool(
+        "distributed",
+        False,
+        "This is one process of several, one for each host. TPU pods, Slurm and the "
+        "like say the rest by themselves; elsewhere the next three flags do.",
+    )
+    coordinator = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
+    count = flags.DEFINE_integer("processes", None, "How many there are.", 1)
+    number = flags.DEFINE_integer("process", None, "Which one this is, from 0.", 0)
+
+    def start():
+        given = (coordinator.value, count.value, number.value)
+        if several.value:
+            jax.distributed.initialize(*given)
+        elif given != (None, None, None):
+            raise ValueError(
+                "--coordinator, --processes and --process need --distributed"
+            )
+
+    return start
+
+
 def say(message):
     """A line on stderr, from one process."""
     if jax.process_index() == 0:
@@ -38,14 +65,14 @@ def run(main):
     def parse(argv):
         try:
             return flags.FLAGS(argv)
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (flags.Error, AttributeError, KeyError, *MISTAKES) as error:
             fail(error)
 
     def guarded(argv):
         logging.set_verbosity(logging.WARNING)  # Orbax tells each step of each save
         try:
             main(argv)
-        except (FileNotFoundError, TypeError, ValueError, FloatingPointError) as error:
+        except MISTAKES as error:
             if flags.FLAGS.debug:
                 raise
             fail(error)

@@ -157,7 +157,7 @@ def autoencoder():
             ),
             loss=dict(
                 perceptual="vgg16",  # LPIPS net, by `ldm_jax.fetch lpips`
-                perceptual_weight=1.0,
+                perceptual_weight=1.0,  # 0: without, and no net is needed
                 kl_weight=1e-6,
                 disc_weight=0.5,  # times the adaptive weight
                 disc_start=50_001,  # the first step with the discriminator

@@ -6,10 +6,10 @@ import ml_collections
 
 
 def flat(c, prefix=""):
-    """{'unet.channels': 192, ...} of a nested config."""
+    """{'unet.channels': 192, ...} of a nested config or dict."""
     out = {}
     for key, value in c.items():
-        if isinstance(value, ml_collections.ConfigDict):
+        if isinstance(value, dict | ml_collections.ConfigDict):
             out |= flat(value, f"{prefix}{key}.")
         else:
             out[prefix + key] = value

@@ -46,13 +46,19 @@ def make(net, discriminator, loss):
         logits, new = disc.apply(variables, x, mutable=["batch_stats"])
         return logits, new["batch_stats"]
 
+    def lpips_of(params, x, x_hat):
+        return perceptual.lpips(params["perceptual"], x, x_hat, loss.perceptual)
+
     def reconstruction(frozen, x, x_hat):
         """(loss, metrics): L1 and LPIPS, summed over a picture, mean over the batch."""
         l1 = jnp.abs(x - x_hat)
-        lpips = perceptual.lpips(frozen["perceptual"], x, x_hat, loss.perceptual)
-        values = x[0].size  # LPIPS counts once for every value, as in the originals
-        total = jnp.sum(l1) / len(x) + loss.perceptual_weight * values * jnp.mean(lpips)
-        return total, {"l1": jnp.mean(l1), "lpips": jnp.mean(lpips)}
+        total, metrics = jnp.sum(l1) / len(x), {"l1": jnp.mean(l1)}
+        if loss.perceptual_weight:
+            lpips = jnp.mean(lpips_of(frozen, x, x_hat))
+            values = x[0].size  # LPIPS counts once for every value, as in the originals
+            total += loss.perceptual_weight * values * lpips
+            metrics["lpips"] = lpips
+        return total, metrics
 
     def grads(params, frozen, extra, step, keys, batch):
         x = batch["image"].astype(jnp.float32) / 127.5 - 1
@@ -102,14 +108,16 @@ def make(net, discriminator, loss):
         posterior = net.apply(variables, x, method="encode")
         x_hat = net.apply(variables, posterior.mean, method="decode")
         mse = jnp.mean(jnp.square(jnp.clip(x_hat, -1, 1) - x), axis=(1, 2, 3))
-        return {
+        rows = {
             "l1": jnp.mean(jnp.abs(x_hat - x), axis=(1, 2, 3)),
             "psnr": 10 * jnp.log10(4 / mse),  # the range is 2
-            "lpips": perceptual.lpips(params["perceptual"], x, x_hat, loss.perceptual),
             "kl": posterior.kl(),
         }
+        if loss.perceptual_weight:
+            rows["lpips"] = lpips_of(params, x, x_hat)
+        return rows
 
-    weights = {"perceptual": loss.perceptual}
+    weights = {"perceptual": loss.perceptual} if loss.perceptual_weight else {}
     return FirstStageLoss(init, init_extra, grads, validate, weights)
 
 

@@ -20,8 +20,8 @@ def load(config, system=None):
     return {"first_stage": first_stage(config.first_stage, shapes["first_stage"])}
 
 
-def first_stage(section, shapes):
-    """The autoencoder of a latent diffusion config, its scale checked."""
+def first_stage_file(section):
+    """The path that first_stage.weights names, which exists."""
     if not section.weights:
         raise FileNotFoundError(
             "first_stage.weights is empty: name the .safetensors of a trained first "
@@ -33,6 +33,12 @@ def first_stage(section, shapes):
             f"first_stage.weights names {path}, which does not exist: train a first "
             "stage and write it with python -m ldm_jax.export"
         )
+    return path
+
+
+def first_stage(section, shapes):
+    """The autoencoder of a latent diffusion config, its scale checked."""
+    path = first_stage_file(section)
     params, _, meta = own.load_weights(path)
     params = params["first_stage"]
     own.check_tree(params, shapes, str(path))

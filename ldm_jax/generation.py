@@ -1,6 +1,8 @@
 """Models ready to sample from, and pictures out of them, batch by batch."""
 
 import dataclasses
+import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,28 @@ class Model:
     mesh: jax.sharding.Mesh
 
 
+def load(config=None, workdir=None, weights=None, overrides=()):
+    """The Model of a run, or of a weights file: the embedded one unless named.
+
+    config: None takes the one in the weights file; overrides: {key of the section
+    sample: value}, None to keep what the config says.
+    """
+    if workdir is not None and weights is not None:
+        raise ValueError("--workdir and --weights exclude each other: name one of them")
+    if workdir is not None and config is None:
+        raise ValueError("--workdir needs the --config that the run was made with")
+    weights = EMBEDDED if weights is None else weights
+    config = config_of(weights) if config is None else config
+    if config.task != "latent_diffusion":
+        raise ValueError(f"task {config.task!r} does not sample; latent_diffusion does")
+    given = dict(overrides).items()
+    config.sample.update({key: value for key, value in given if value is not None})
+    config = config_lib.check(config)
+    if workdir is not None:
+        return from_run(config, workdir)
+    return from_file(config, weights)
+
+
 def config_of(weights=EMBEDDED):
     """The config that a weights file was written with."""
     _, config, _ = own.load_weights(paths.resolve(weights))
@@ -37,13 +61,16 @@ def from_file(config, weights=EMBEDDED):
     Raises ValueError where the file fits neither the config nor its first stage.
     """
     path = paths.resolve(weights)
-    params, _, meta = own.load_weights(path)
-    stage = own.digest(paths.resolve(config.first_stage.weights))
+    params, saved, meta = own.load_weights(path)
+    if "first_stage" not in meta:
+        raise ValueError(f"{path} holds no diffusion model by ldm_jax.export")
+    stage = own.digest(frozen.first_stage_file(config.first_stage))
     if stage != meta["first_stage"]:
         raise ValueError(
             f"{path} was trained on the latents of first stage {meta['first_stage']}, "
             f"but first_stage.weights {config.first_stage.weights} is {stage}"
         )
+    runs.warn_of_changes(config, json.dumps(saved), runs.MODEL)
     return _model(config, params, own.digest(path), str(path))
 
 
@@ -70,11 +97,16 @@ def tokens(config, prompts, warn=print):
         raise ValueError(
             f"this model's condition is {section.kind!r}: it takes no prompts"
         )
-    words = inputs.tokenizer(section.vocabulary, section.length, "warn")
-    for prompt in prompts:
+    words = inputs.words(section, "warn")
+    for prompt in dict.fromkeys(prompts):
         if unknown := words.unknown(prompt):
             warn(f"words this model does not know, in {prompt!r}: {', '.join(unknown)}")
-    return {"tokens": words(prompts)}
+    with warnings.catch_warnings(record=True) as cut:
+        warnings.simplefilter("always")
+        rows = words(prompts)
+    for message in dict.fromkeys(str(warning.message) for warning in cut):
+        warn(message)
+    return {"tokens": rows}
 
 
 def keys(seed, indices):

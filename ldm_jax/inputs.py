@@ -16,6 +16,22 @@ def tokenizer(vocabulary, length, on_long="raise"):
     return tokenize.load_tokenizer(paths.resolve(vocabulary), length, on_long)
 
 
+def words(section, on_long="raise"):
+    """The tokenizer of a cond_stage section; ValueError if `vocab` is not its size."""
+    path = paths.resolve(section.vocabulary)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"cond_stage.vocabulary names {path}, which does not exist"
+        )
+    found = tokenizer(section.vocabulary, section.length, on_long)
+    if len(found) != section.vocab:
+        raise ValueError(
+            f"cond_stage.vocab is {section.vocab}, but {path} has {len(found)} word "
+            "pieces, one a line: they must be equal"
+        )
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepare:
     """One example as the model is given it; picklable, for worker processes."""
@@ -26,13 +42,14 @@ class Prepare:
     def __call__(self, example):
         if not self.vocabulary:
             return example
-        words = tokenizer(self.vocabulary, self.length)
-        return {**example, "tokens": words([example["caption"]])[0]}
+        tokens = tokenizer(self.vocabulary, self.length)([example["caption"]])
+        return {**example, "tokens": tokens[0]}
 
 
 def prepare(config):
     """The transform of a config's examples."""
     if config.task == "latent_diffusion" and config.cond_stage.kind == "text":
+        words(config.cond_stage)
         return Prepare(config.cond_stage.vocabulary, config.cond_stage.length)
     return Prepare("", 0)
 
@@ -41,6 +58,12 @@ def source(config, split):
     """The examples of a config's data set: random access, deterministic."""
     make = names.pick(datasets.DATASETS, config.data.name)
     return make(split, config.seed, config.data.image_size)
+
+
+def check(config):
+    """Raises in words what `batches` would: an unknown data set or vocabulary."""
+    names.pick(datasets.DATASETS, config.data.name)
+    prepare(config)
 
 
 def batches(config, keys, split="train", start=0):

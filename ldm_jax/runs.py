@@ -1,6 +1,7 @@
 """A run: what a workdir holds, made new or restored from its newest checkpoint."""
 
 import dataclasses
+import json
 import pathlib
 
 import jax
@@ -11,6 +12,8 @@ from ldm_jax import (
     cli,
     config_rules,
     frozen,
+    inputs,
+    knobs,
     optim,
     sharding,
     train_step,
@@ -18,6 +21,9 @@ from ldm_jax import (
 )
 from ldm_jax import config as config_lib
 from ldm_jax import system as system_lib
+
+# The sections that decide what trained parameters mean.
+MODEL = ("schedule", "first_stage", "cond_stage", "unet", "loss")
 
 
 @dataclasses.dataclass
@@ -53,11 +59,13 @@ def initial_state(config, system):
 def prepare(config, workdir):
     """Everything before the first step; fails in words before it allocates."""
     system = system_lib.build(config)
+    inputs.check(config)
+    if system.sample:
+        jax.eval_shape(lambda: knobs.of(config))  # of a grid that has such steps
     mesh = sharding.make_mesh(config.parallel.fsdp)
     hosts, parts = jax.process_count(), config.train.accumulate
     sharding.check_batch(config.data.batch_size, mesh, hosts, parts)
     loaded = frozen.load(config, system)
-    loaded = jax.device_put(loaded, sharding.params_sharding(loaded, mesh))
 
     init = initial_state(config, system)
     rng = jax.random.key(config.seed)
@@ -80,6 +88,7 @@ def prepare(config, workdir):
         warn_of_changes(config, meta["config"])
         start = meta["next_batch"]
         cli.say(f"restored step {step} from {workdir}")
+    loaded = jax.device_put(loaded, sharding.params_sharding(loaded, mesh))
     return Run(config, system, mesh, state, loaded, manager, start)
 
 
@@ -94,15 +103,18 @@ def check_frozen(config, system, trained, loaded):
         )
 
 
-def warn_of_changes(config, saved):
-    """Names the knobs that differ from those that the checkpoint was made with."""
-    now, then = (
-        config_rules.flat(config),
-        config_rules.flat(config_lib.from_json(saved)),
-    )
+def warn_of_changes(config, saved, sections=None):
+    """Names the knobs that differ from those that parameters were trained with.
+
+    saved: the JSON of the config then, perhaps of an older base; sections: the only
+    ones that count.
+    """
+    texts = (config_lib.to_json(config), saved)
+    now, then = (config_rules.flat(json.loads(text)) for text in texts)
     for key in sorted(now.keys() | then.keys()):
-        if now.get(key) != then.get(key):
-            cli.say(f"{key} is {now.get(key)!r}; the checkpoint had {then.get(key)!r}")
+        counts = sections is None or key.split(".")[0] in sections
+        if counts and now.get(key) != then.get(key):
+            cli.say(f"{key} is {now.get(key)!r}; it was trained with {then.get(key)!r}")
 
 
 def save(run, step):
@@ -124,6 +136,7 @@ def latest_params(config, workdir):
         raise FileNotFoundError(f"{folder} holds no checkpoint")
     init = initial_state(config, system_lib.build(config))
     shapes = jax.eval_shape(init, jax.random.key(0))
-    state, _ = checkpoint.restore(manager, step, shapes)
+    state, meta = checkpoint.restore(manager, step, shapes)
     manager.close()
+    warn_of_changes(config, meta["config"], MODEL)
     return state.ema or state.params, step

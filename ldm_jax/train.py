@@ -3,7 +3,8 @@
   python -m ldm_jax.train --config=configs/demo_text_to_image.py --workdir=runs/demo
 
 The same command again resumes. SIGTERM saves a checkpoint and exits with code 75.
-Any knob of the config is a flag: --config.data.batch_size=16.
+Any knob of the config is a flag: --config.data.batch_size=16. On several hosts start
+it on each with --distributed and a workdir that all of them see.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from ldm_jax import config as config_lib
 
 CONFIG = cli.define_config()
 WORKDIR = cli.define_workdir()
+start_hosts = cli.define_hosts()
 
 PREEMPTED = 75  # exit code after SIGTERM: saved, run the same command again
 
@@ -154,6 +156,7 @@ def agreed(stop, step, every):
 
 def main(argv):
     del argv
+    start_hosts()
     config = config_lib.check(CONFIG.value)
     sys.exit(train(config, WORKDIR.value))
 

@@ -18,6 +18,7 @@ EXCEPTIONS = {("evaluate", "sample")}
 # What the commands share: it joins all other parts, and only they import it.
 TOOLS = {
     *("cli", "inputs", "knobs", "frozen", "runs", "generation"),
+    *("album", "exporting", "inspection"),
     *("validation", "reconstruction", "fidelity"),
 }
 

@@ -1,0 +1,168 @@
+import helpers
+import pytest
+
+from ldm_jax import config, config_rules
+
+
+@pytest.fixture(params=sorted(config.BASES))
+def base(request):
+    return config.BASES[request.param]()
+
+
+@pytest.fixture
+def c():
+    return helpers.tiny_config()
+
+
+def test_a_base_keeps_its_own_rules(base):
+    checked = config.check(base)
+    assert checked is base and checked.is_locked
+
+
+def test_a_misspelt_key_is_an_error_with_the_nearest_name(c):
+    with pytest.raises(AttributeError, match='Did you mean "channels".*"chanels"'):
+        c.unet.chanels = 3
+    with pytest.raises(KeyError, match='Did you mean "channels".*"chanels"'):
+        c.unet.update(chanels=3)
+    with pytest.raises(AttributeError, match='Did you mean "optim"'):
+        c.optin = 1
+
+
+def test_a_replaced_section_is_found(c):
+    """Assigning a section whole is accepted and drops the lock: check compares keys."""
+    c.unet = dict(chanels=3)
+    with pytest.raises(ValueError) as caught:
+        config.check(c)
+    words = str(caught.value)
+    assert "unet.chanels (did you mean unet.channels?)" in words
+    assert "missing keys: " in words and "unet.mult" in words
+    assert ".update(...)" in words
+
+
+def test_a_missing_section_is_found(c):
+    with c.unlocked():
+        del c.loss
+    with pytest.raises(ValueError, match="missing keys: loss.norm, loss.predicts"):
+        config.check(c)
+
+
+def test_an_unknown_task_is_named(c):
+    c.task = "diffusion"
+    with pytest.raises(ValueError, match="'diffusion'.*autoencoder.*latent_diffusion"):
+        config.check(c)
+
+
+def test_none_is_refused(c):
+    with c.ignore_type():
+        c.unet.channels = None
+    with pytest.raises(TypeError, match="unet.channels is None"):
+        config.check(c)
+
+
+def test_a_wrong_type_in_a_file_is_refused(c):
+    with pytest.raises(TypeError, match="channels"):
+        c.unet.channels = "abc"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("unet", "channels", 8.0, "unet.channels is 8.0 .float., .* type int"),
+        ("unet", "remat", 1, "unet.remat is 1 .int., .* type bool"),
+        ("unet", "mult", 3, "unet.mult is 3 .int., .* type tuple"),
+        ("optim", "lr", True, "optim.lr is True .bool., .* type float"),
+        ("data", "name", 3, "data.name is 3 .int., .* type str"),
+    ],
+)
+def test_check_compares_types_with_the_base(c, section, key, value, words):
+    with c.ignore_type():
+        c[section][key] = value
+    with pytest.raises(TypeError, match=words):
+        config.check(c)
+
+
+def test_a_whole_number_may_stand_for_a_float(c):
+    with c.ignore_type():
+        c.optim.lr = 1
+    assert config.check(c).optim.lr == 1
+
+
+BROKEN = {
+    "unet.depths (0, 1) must have one entry for each level of unet.mult (1, 2, 1, 1)": {
+        "unet": dict(mult=(1, 2, 1, 1)),
+    },
+    "unet.depths (0, 1, 1, 1) must have one entry for each level of unet.mult (1, 2)": {
+        "unet": dict(depths=(0, 1, 1, 1)),
+    },
+    "first_stage.attention (0,) must have one entry for each level": {
+        "first_stage": dict(attention=(0,)),
+    },
+    "data.batch_size 4 must divide by train.accumulate 3": {
+        "train": dict(accumulate=3),
+    },
+    "data.batch_size 4 must divide by train.accumulate 0": {
+        "train": dict(accumulate=0),
+    },
+    "train.pictures 5 must be at most data.batch_size 4": {
+        "train": dict(pictures=5),
+    },
+    "exactly one of unet.heads 2 and unet.head_channels 8 must be 0": {
+        "unet": dict(heads=2),
+    },
+    "exactly one of unet.heads 0 and unet.head_channels 0 must be 0": {
+        "unet": dict(head_channels=0),
+    },
+    "unet width 8 (channels times 1) must divide by 3 (unet.heads)": {
+        "unet": dict(heads=3, head_channels=0),
+    },
+    "unet width 8 (channels times 1) must divide by 16 (unet.head_channels)": {
+        "unet": dict(head_channels=16),
+    },
+    "unet.channels 8 times 1 of unet.mult must divide by unet.groups 3": {
+        "unet": dict(groups=3),
+    },
+    "first_stage.channels 6 times 1 of first_stage.mult must divide": {
+        "first_stage": dict(channels=6),
+    },
+    "data.image_size 17 must divide by the first stage's factor 2": {
+        "data": dict(image_size=17),
+    },
+    "the latent's size 9 (data.image_size over the first stage's factor)": {
+        "data": dict(image_size=18),
+    },
+    "unet.out_channels 3 must equal first_stage.embed_channels 4": {
+        "unet": dict(out_channels=3),
+    },
+    "train.ema_decay 1.0 must be in [0, 1)": {"train": dict(ema_decay=1.0)},
+    "cond_stage.drop 1.5 must be in [0, 1]": {"cond_stage": dict(drop=1.5)},
+    "data.batch_size is 0, it must be at least 1": {"data": dict(batch_size=0)},
+    "train.log_every is 0, it must be at least 1": {"train": dict(log_every=0)},
+    "sample.steps is 0, it must be at least 1": {"sample": dict(steps=0)},
+    "optim.warmup_steps is -1, it must be at least 1": {
+        "optim": dict(warmup_steps=-1),
+    },
+}
+
+
+@pytest.mark.parametrize("words", BROKEN)
+def test_values_that_contradict_each_other_are_refused_in_words(c, words):
+    for section, changes in BROKEN[words].items():
+        c[section].update(changes)
+    with pytest.raises(ValueError) as caught:
+        config.check(c)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [helpers.tiny_config, helpers.tiny_autoencoder_config])
+def test_text_brings_the_same_config_back(make):
+    c = make()
+    again = config.from_json(config.to_json(c))
+    assert again == c and again.is_locked
+    assert config_rules.flat(again) == config_rules.flat(c)
+    assert config.to_json(again) == config.to_json(c)
+
+
+def test_text_is_checked_too(c):
+    text = config.to_json(c).replace('"chann', '"chunn')
+    with pytest.raises(ValueError, match="unet.chunnels .did you mean unet.channels"):
+        config.from_json(text)

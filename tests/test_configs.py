@@ -1,0 +1,136 @@
+"""Every file of configs/, and that the sections say what is built from them."""
+
+import dataclasses
+import importlib.util
+import inspect
+import pathlib
+
+import helpers
+import jax
+import numpy as np
+import pytest
+
+from ldm_jax import (
+    config,
+    config_rules,
+    inputs,
+    knobs,
+    losses,
+    names,
+    optim,
+    paths,
+    schedule,
+    system,
+    trees,
+)
+from ldm_jax.data import datasets
+from ldm_jax.models import autoencoder, conditioners, discriminator, perceptual, unet
+
+FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+FILES = sorted(FOLDER.glob("*.py"))
+LINES = 40  # a file states what differs, no more
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def file(request):
+    return request.param
+
+
+@pytest.fixture
+def c(file):
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def test_there_are_files():
+    assert len(FILES) >= 2
+
+
+def test_it_is_checked_and_locked(c):
+    assert c.is_locked
+    assert config.from_json(config.to_json(c)) == config.check(c)
+
+
+def test_it_says_what_it_is_and_how_to_run_it(file):
+    text = file.read_text()
+    documentation = text.split('"""')[1]
+    assert f"configs/{file.name}" in documentation
+    assert len(text.splitlines()) <= LINES
+
+
+def test_it_builds(c):
+    built = system.build(c)
+    shapes = jax.eval_shape(built.init, jax.random.key(0))
+    trained, frozen = trees.split(shapes, c.train.trainable)
+    assert helpers.count(trained) > 0
+    # What is frozen comes from a file; what comes from a file is not trained.
+    assert set(frozen) <= set(built.weights)
+    assert not set(trained) & set(built.weights)
+
+    size = c.data.image_size
+    image = built.batch["image"]
+    assert image.shape == (c.data.batch_size, size, size, 3)
+    assert image.dtype == np.uint8
+
+
+def test_its_names_are_known(c):
+    names.pick(datasets.DATASETS, c.data.name)
+    names.pick(optim.OPTIMIZERS, c.optim.optimizer)
+    rate = optim.learning_rate(c.optim)
+    assert float(rate(c.train.steps)) >= 0
+    if c.task == "autoencoder":
+        perceptual.shapes(c.loss.perceptual)
+        assert c.data.image_size >= perceptual.SMALLEST[c.loss.perceptual]
+    else:
+        assert c.unet.attention in ("transformer", "plain")
+        names.pick(losses.NORMS, c.loss.norm)
+        assert len(knobs.of(c)["grid"].t) == c.sample.steps
+
+
+def test_its_vocabulary_fits(c):
+    """A piece beyond the embedding would be read as NaN."""
+    if c.task == "autoencoder" or not c.cond_stage.vocabulary:
+        return
+    words = inputs.tokenizer(c.cond_stage.vocabulary, c.cond_stage.length)
+    assert len(words) == c.cond_stage.vocab
+    empty = np.zeros(c.cond_stage.length, np.int32)
+    empty[: len(c.cond_stage.null_tokens)] = c.cond_stage.null_tokens
+    np.testing.assert_array_equal(words([""])[0], empty)
+
+
+def test_what_ships_is_there(c):
+    """Names such as "demo:vocab.txt" are files of the project."""
+    for key, value in config_rules.flat(c).items():
+        if isinstance(value, str) and value.startswith("demo:"):
+            assert paths.resolve(value).is_file(), f"{key} = {value}"
+
+
+def fields(record):
+    return {field.name for field in dataclasses.fields(record)}
+
+
+def arguments(function):
+    return set(inspect.signature(function).parameters)
+
+
+def test_sections_are_the_arguments_of_what_they_build():
+    second, first = config.latent_diffusion(), config.autoencoder()
+    assert set(second.unet) == fields(unet.Arch)
+    assert set(first.first_stage) == fields(autoencoder.Arch) | {"kind"}
+    own = {"weights", "scale"}
+    assert set(second.first_stage) == set(first.first_stage) | own
+    assert set(second.schedule) == arguments(schedule.linear)
+    told = arguments(losses.diffusion)
+    assert set(second.loss) == told - {"predict", "schedule", "z_0", "t", "eps"}
+    text = {"kind", "drop", "vocabulary"}
+    assert set(second.cond_stage) == arguments(conditioners.text) | text
+    net = fields(discriminator.PatchDiscriminator)
+    assert set(first.discriminator) == net - {"dtype", "parent", "name"}
+
+
+def test_bases_share_their_sections():
+    second, first = config.latent_diffusion(), config.autoencoder()
+    for section in ("data", "optim", "train", "parallel"):
+        assert set(second[section]) == set(first[section])

@@ -1,0 +1,91 @@
+"""Whole runs of `python -m ldm_jax.train`: cut off, resumed, spread, broken."""
+
+import commands
+import numpy as np
+import pytest
+
+from ldm_jax import checkpoint, train
+
+STEPS = 12
+
+
+def flags(workdir, stage, *more):
+    return [
+        *("ldm_jax.train", f"--config={commands.CONFIG}", f"--workdir={workdir}"),
+        *(f"--config.first_stage.weights={stage}", f"--config.train.steps={STEPS}"),
+        *("--config.train.validate_every=4", "--config.train.checkpoint_every=3"),
+        *("--config.train.picture_every=100", *more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    return commands.first_stage(tmp_path_factory.mktemp("stage") / "stage.safetensors")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, stage):
+    """The rows of a run that nothing cut off."""
+    workdir = tmp_path_factory.mktemp("straight")
+    code, printed = commands.run(*flags(workdir, stage))
+    assert code == 0, printed
+    return commands.rows(workdir)
+
+
+def test_every_row_is_there_and_finite(straight):
+    steps = {kind: [r["step"] for r in straight if r["kind"] == kind] for kind in KINDS}
+    assert steps == {"train": [*range(1, STEPS + 1)], "validation": [4, 8, 12]}
+    assert all(np.isfinite(row["loss"]) for row in straight if "loss" in row)
+    assert straight[0]["loss"] != straight[1]["loss"]
+
+
+KINDS = ("train", "validation")
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(straight, stage, tmp_path):
+    # Before the first checkpoint, while one is being written, and in between.
+    killed_at = [("row", 2, 0), ("save", 6, 1), ("row", 11, 3)]
+    for place, step, workers in killed_at:
+        run = flags(tmp_path, stage, f"--config.data.workers={workers}")
+        code, printed = commands.run("interrupted", "SIGKILL", place, step, *run)
+        assert code == -9, printed
+        assert commands.rows(tmp_path)[-1]["step"] == step
+    code, printed = commands.run(*flags(tmp_path, stage))
+    assert code == 0, printed
+    assert commands.rows(tmp_path) == straight
+
+
+def test_sigterm_saves_the_step_it_stops_at(straight, stage, tmp_path):
+    run = flags(tmp_path, stage)
+    code, printed = commands.run("interrupted", "SIGTERM", "row", 4, *run)
+    assert code == train.PREEMPTED, printed
+    manager = checkpoint.open(tmp_path / "checkpoints", read_only=True)
+    saved = checkpoint.latest(manager)
+    manager.close()
+    assert commands.rows(tmp_path)[-1]["step"] == saved < STEPS
+    code, printed = commands.run(*run)
+    assert code == 0, printed
+    assert f"restored step {saved}" in printed
+    assert commands.rows(tmp_path) == straight
+
+
+def test_four_devices_compute_what_one_does(straight, stage, tmp_path):
+    run = flags(tmp_path, stage, "--config.parallel.fsdp=2")
+    code, printed = commands.run(*run, devices=4)
+    assert code == 0, printed
+    spread = commands.rows(tmp_path)
+    assert len(spread) == len(straight)
+    for row, want in zip(spread, straight, strict=True):
+        assert row.keys() == want.keys()
+        for name in ("loss", "grad_norm", "loss_simple", "loss_vlb"):
+            if name in want:
+                assert row[name] == pytest.approx(want[name], rel=1e-5)
+
+
+def test_steps_that_are_not_finite_end_the_run(stage, tmp_path):
+    bad = ("--config.optim.lr=1e30", "--config.train.max_bad_steps=2")
+    code, printed = commands.run(*flags(tmp_path, stage, *bad))
+    assert code == 2, printed
+    assert "2 steps in a row" in printed
+    assert "Lower optim.lr" in printed
+    assert "Traceback" not in printed

@@ -1,0 +1,212 @@
+import dataclasses
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax import losses, system
+from ldm_jax.models import autoencoder, discriminator, perceptual
+
+OFF, ON = 1, 2  # tiny_autoencoder_config: disc_start is 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Rig:
+    config: object
+    system: system.System
+    params: dict
+    frozen: dict
+    extra: dict
+    keys: jax.Array
+    batch: dict
+
+
+@pytest.fixture(scope="module")
+def rig():
+    c = helpers.tiny_autoencoder_config()
+    c.data.batch_size = 2
+    built = system.build(c)
+    params = helpers.random_params(jax.eval_shape(built.init, jax.random.key(0)))
+    judge = helpers.random_params(perceptual.shapes("alexnet"), scale=1.4, seed=1)
+    judge["heads"] = jax.tree.map(jnp.abs, judge["heads"])
+    extra = {**built.init_extra(params), "kept": jnp.float32(3)}
+    keys = jax.random.split(jax.random.key(5), 2)
+    batch = helpers.random_batch(built.batch)
+    return Rig(c, built, params, {"perceptual": judge}, extra, keys, batch)
+
+
+@pytest.fixture(scope="module")
+def results(rig):
+    """(grads, extra, metrics) of the step before the discriminator and the first."""
+    run = jax.jit(rig.system.grads)
+    return {
+        step: run(
+            rig.params, rig.frozen, rig.extra, jnp.int32(step), rig.keys, rig.batch
+        )
+        for step in (OFF, ON)
+    }
+
+
+@pytest.fixture(scope="module")
+def written_out(rig):
+    """Each term and its gradients, one after the other, by jax.grad alone."""
+    arch = system._arch(autoencoder.Arch, rig.config.first_stage)
+    net = autoencoder.AutoencoderKL(arch)
+    disc = discriminator.PatchDiscriminator(channels=8, depth=2)
+    x = jnp.float32(rig.batch["image"]) / 127.5 - 1
+    noise = losses.normal(losses.split(rig.keys, "encode"), (16, 16, 4))
+    stats = rig.extra["batch_stats"]
+
+    def judge(p, x):
+        held = {"params": p, "batch_stats": stats}
+        return disc.apply(held, x, mutable=["batch_stats"])[0]
+
+    def forward(p):
+        posterior = net.apply({"params": p}, x, method="encode")
+        z = posterior.mean + jnp.exp(0.5 * posterior.logvar) * noise
+        return net.apply({"params": p}, z, method="decode"), posterior
+
+    def reconstruction(p):
+        """Every pixel's |x - x_hat| plus its picture's LPIPS, summed; over B."""
+        x_hat, _ = forward(p)
+        lpips = perceptual.lpips(rig.frozen["perceptual"], x, x_hat, "alexnet")
+        pixels = jnp.abs(x - x_hat) + lpips[:, None, None, None]
+        return jnp.sum(pixels) / len(x)
+
+    def kl(p):
+        _, q = forward(p)
+        nats = 0.5 * jnp.sum(q.mean**2 + jnp.exp(q.logvar) - 1 - q.logvar)
+        return nats / len(x)
+
+    def generator(p):
+        return -jnp.mean(judge(rig.params["discriminator"], forward(p)[0]))
+
+    def adversary(p):
+        fake = forward(rig.params["first_stage"])[0]
+        real, fake = judge(p, x), judge(p, fake)
+        return 0.5 * jnp.mean(jax.nn.relu(1 - real)) + 0.5 * jnp.mean(
+            jax.nn.relu(1 + fake)
+        )
+
+    def everything(params):
+        stage, judged = params["first_stage"], params["discriminator"]
+        terms = (reconstruction, kl, generator)
+        out = {f.__name__: jax.value_and_grad(f)(stage) for f in terms}
+        return {**out, "adversary": jax.value_and_grad(adversary)(judged)}
+
+    return jax.jit(everything)(rig.params)
+
+
+def assert_near(found, wanted):
+    """Leaf by leaf, relative to the leaf's largest entry."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        have = found
+        for key in path:
+            have = have[key.key]
+        largest = np.abs(leaf).max()
+        np.testing.assert_allclose(
+            have, leaf, atol=1e-4 * largest, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def kernel_norm(term):
+    return float(jnp.linalg.norm(term[1]["decoder"]["conv_out"]["kernel"]))
+
+
+def test_the_weight_is_the_ratio_at_the_decoders_last_kernel(results, written_out):
+    ratio = kernel_norm(written_out["reconstruction"]) / (
+        kernel_norm(written_out["generator"]) + 1e-4
+    )
+    assert 1e-3 < ratio < 9e3
+    found = float(results[ON][2]["gan_weight"])
+    assert found == pytest.approx(0.5 * ratio, rel=1e-4)
+
+
+@pytest.mark.parametrize("step", [OFF, ON])
+def test_gradients_are_those_of_the_written_out_loss(results, written_out, step):
+    """The weight is a constant of the backward pass."""
+    grads, _, metrics = results[step]
+    weight = float(metrics["gan_weight"])
+    wanted = jax.tree.map(
+        lambda rec, kl, gan: rec + 1e-6 * kl + weight * gan,
+        *(written_out[name][1] for name in ("reconstruction", "kl", "generator")),
+    )
+    assert_near(grads["first_stage"], wanted)
+
+
+def test_kl_has_a_share_of_the_gradients(rig, results, written_out):
+    """With its own weight of 1e-6 it could be missing above."""
+    rig.config.loss.kl_weight = 10.0
+    grads, _, metrics = jax.jit(system.build(rig.config).grads)(
+        rig.params, rig.frozen, rig.extra, jnp.int32(OFF), rig.keys, rig.batch
+    )
+    rig.config.loss.kl_weight = 1e-6
+    wanted = jax.tree.map(
+        lambda rec, kl: rec + 10 * kl,
+        written_out["reconstruction"][1],
+        written_out["kl"][1],
+    )
+    assert_near(grads["first_stage"], wanted)
+    assert not np.any(grads["first_stage"]["encoder"]["conv_in"]["kernel"] == 0)
+    gap = (
+        grads["first_stage"]["quant_conv"]["kernel"]
+        - (results[OFF][0]["first_stage"]["quant_conv"]["kernel"])
+    )
+    assert np.abs(gap).max() > 1
+
+
+def test_the_discriminator_waits_for_its_start(results, written_out):
+    before, after = results[OFF], results[ON]
+    for leaf in jax.tree.leaves(before[0]["discriminator"]):
+        assert not np.any(leaf)
+    assert float(before[2]["gan_weight"]) == float(before[2]["disc_loss"]) == 0
+    assert float(after[2]["gan_weight"]) > 0
+    assert_near(after[0]["discriminator"], written_out["adversary"][1])
+    found, wanted = after[2]["disc_loss"], written_out["adversary"][0]
+    assert float(found) == pytest.approx(float(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize("step", [OFF, ON])
+def test_metrics_are_the_terms(results, written_out, step):
+    metrics = {name: float(value) for name, value in results[step][2].items()}
+    terms = {name: float(value) for name, (value, _) in written_out.items()}
+    values = 32 * 32 * 3
+    assert metrics["kl"] == pytest.approx(terms["kl"], rel=1e-4)
+    assert metrics["gan"] == pytest.approx(terms["generator"], rel=1e-3)
+    rec = values * (metrics["l1"] + metrics["lpips"])
+    assert rec == pytest.approx(terms["reconstruction"], rel=1e-4)
+    loss = rec + 1e-6 * metrics["kl"] + metrics["gan_weight"] * metrics["gan"]
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_batch_statistics_move_and_the_rest_of_extra_stays(rig, results):
+    _, extra, _ = results[ON]
+    assert extra.keys() == rig.extra.keys() and float(extra["kept"]) == 3
+    before, after = rig.extra["batch_stats"], extra["batch_stats"]
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert np.all(np.isfinite(new)) and np.any(old != new)
+
+
+def test_validation_uses_the_mean_and_gives_numbers_per_picture(rig):
+    params = {**rig.params, **rig.frozen}
+    run = jax.jit(rig.system.validate)
+    found = run(params, rig.keys, rig.batch)
+    assert {name: x.shape for name, x in found.items()} == {
+        name: (2,) for name in ("l1", "psnr", "lpips", "kl")
+    }
+    other = run(params, rig.keys[::-1], rig.batch)
+    assert helpers.largest_difference(found, other) == 0
+
+    x = np.float64(rig.batch["image"]) / 127.5 - 1
+    arch = system._arch(autoencoder.Arch, rig.config.first_stage)
+    net = autoencoder.AutoencoderKL(arch)
+    x_hat = np.float64(helpers.apply(net, rig.params["first_stage"], jnp.float32(x)))
+    np.testing.assert_allclose(
+        found["l1"], np.abs(x - x_hat).mean((1, 2, 3)), rtol=1e-4
+    )
+    error = ((np.clip(x_hat, -1, 1) - x) / 2) ** 2
+    psnr = -10 * np.log10(error.mean((1, 2, 3)))
+    np.testing.assert_allclose(found["psnr"], psnr, rtol=1e-4)

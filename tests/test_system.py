@@ -1,0 +1,126 @@
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax import knobs, losses, system
+
+
+@pytest.fixture(scope="module")
+def c():
+    c = helpers.tiny_config()
+    c.first_stage.scale = 0.5
+    return c
+
+
+@pytest.fixture(scope="module")
+def rig(c):
+    """(system, params, keys, batch)."""
+    built = system.build(c)
+    params = helpers.random_params(jax.eval_shape(built.init, jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), 4)
+    return built, params, keys, helpers.random_batch(built.batch)
+
+
+def test_an_unknown_task_or_sampler_is_named(c):
+    other = c.copy_and_resolve_references()
+    other.sample.sampler = "dim"
+    with pytest.raises(ValueError, match="'dim' is not one of .*'ddim'"):
+        system.build(other)
+    other.task = "autoencodr"
+    with pytest.raises(ValueError, match="did you mean 'autoencoder'"):
+        system.build(other)
+
+
+def test_pictures_lie_between_minus_one_and_one():
+    image = jnp.array([[[[0, 127, 255]]]], jnp.uint8)
+    found = system.picture({"image": image})
+    np.testing.assert_allclose(found[0, 0, 0], [-1, -0.003922, 1], atol=1e-6)
+    assert found.dtype == jnp.float32
+
+
+def test_latents_are_scaled_on_the_way_in_and_back_on_the_way_out(c, rig):
+    built, params, keys, batch = rig
+    plain = c.copy_and_resolve_references()
+    plain.first_stage.scale = 1.0
+    plain = system.build(plain)
+    x = system.picture(batch)
+    z_0 = jax.jit(built.encode)(params, keys, x)
+    wanted = jax.jit(plain.encode)(params, keys, x)
+    assert z_0.shape == (4, 8, 8, 4)
+    np.testing.assert_allclose(z_0, 0.5 * wanted, atol=1e-6)
+    found = jax.jit(built.decode)(params, z_0)
+    np.testing.assert_allclose(found, jax.jit(plain.decode)(params, wanted), atol=1e-4)
+    other = jax.jit(built.encode)(params, keys[::-1], x)
+    assert helpers.largest_difference(other, z_0) > 1e-2
+
+
+def test_dropped_conditions_are_the_null(c, rig):
+    """All dropped: the captions are not heard; none dropped: they are."""
+    _, params, keys, batch = rig
+    others = {**batch, "tokens": batch["tokens"][::-1]}
+    empty = jnp.zeros_like(batch["tokens"]).at[:, :2].set(jnp.array([2, 3]))
+    c = c.copy_and_resolve_references()
+    found = {}
+    for drop in (0.0, 1.0):
+        c.cond_stage.drop = drop
+        run = jax.jit(system.build(c).grads)
+        for name, told in (
+            ("own", batch),
+            ("other", others),
+            ("null", {**batch, "tokens": empty}),
+        ):
+            _, _, metrics = run(params, {}, {}, jnp.int32(0), keys, told)
+            found[drop, name] = float(metrics["loss"])
+    assert found[1.0, "own"] == found[1.0, "other"] == found[1.0, "null"]
+    assert found[0.0, "null"] == pytest.approx(found[1.0, "null"], rel=1e-5)
+    assert abs(found[0.0, "own"] - found[0.0, "other"]) > 1e-4
+
+
+def test_validation_is_the_same_every_time_and_spreads_t(rig):
+    built, params, keys, batch = rig
+    run = jax.jit(built.validate)
+    found, again = run(params, keys, batch), run(params, keys, batch)
+    assert helpers.largest_difference(found, again) == 0
+    assert set(found) == {"loss_simple", "loss_vlb", "t"}
+    assert all(x.shape == (4,) and np.all(np.isfinite(x)) for x in found.values())
+    np.testing.assert_array_equal(found["t"], [125, 375, 625, 875])
+    other = run(params, keys[::-1], batch)
+    assert helpers.largest_difference(found["loss_simple"], other["loss_simple"]) > 0
+
+
+def test_the_loss_is_on_the_noise_of_the_keys(rig):
+    """loss_simple, put together by hand from the other fields of the record."""
+    built, params, keys, batch = rig
+
+    @jax.jit
+    def run(params):
+        found = built.validate(params, keys, batch)
+        z_0 = built.encode(params, keys, system.picture(batch))
+        eps = losses.normal(losses.split(keys, "eps"), z_0.shape[1:])
+        betas = np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
+        share = np.cumprod(1 - betas)[[125, 375, 625, 875], None, None, None]
+        share = jnp.float32(share)
+        z_t = jnp.sqrt(share) * z_0 + jnp.sqrt(1 - share) * eps
+        cond = built.condition(params, batch)
+        pred = built.denoise(params, z_t, found["t"].astype(jnp.float32), cond)
+        return found["loss_simple"], jnp.mean((pred.eps - eps) ** 2, axis=(1, 2, 3))
+
+    found, wanted = run(params)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
+def test_a_sample_belongs_to_its_key_and_caption(c, rig):
+    built, params, keys, batch = rig
+    told = knobs.of(c)
+    run = jax.jit(built.sample)
+    plain = np.asarray(run(params, keys, batch, told))
+    assert plain.shape == (4, 16, 16, 3) and np.all(np.isfinite(plain))
+
+    backwards = jax.tree.map(lambda x: x[::-1], (keys, batch))
+    found = run(params, *backwards, told)
+    np.testing.assert_allclose(found[::-1], plain, rtol=1e-3, atol=1e-3)
+    far = run(params, keys, batch, {**told, "scale": jnp.float32(9.0)})
+    assert helpers.largest_difference(far, plain) > 1e-2
+    assert run._cache_size() == 1
