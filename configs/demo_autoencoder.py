@@ -21,10 +21,10 @@ def get_config():
     c.first_stage.update(z_channels=4, embed_channels=4)
     c.discriminator.update(channels=16, depth=2)
     c.loss.update(perceptual="alexnet", perceptual_weight=0.1)
-    c.loss.update(kl_weight=1e-3, disc_weight=0.1, disc_start=3_200)
+    c.loss.update(kl_weight=1e-3, disc_weight=0.1, disc_start=2_000)
 
     c.optim.update(lr=1e-3, schedule="warmup_cosine", betas=(0.9, 0.99))
-    c.optim.update(warmup_steps=100, decay_steps=4_000, final_factor=0.05)
-    c.train.update(steps=4_000, ema_decay=0.999, log_every=20, pictures=8)
+    c.optim.update(warmup_steps=100, decay_steps=2_400, final_factor=0.05)
+    c.train.update(steps=2_400, ema_decay=0.999, log_every=20, pictures=8)
     c.train.update(validate_every=500, picture_every=500, checkpoint_every=500)
     return config.check(c)

@@ -19,7 +19,7 @@ def get_config():
 
     c.first_stage.update(channels=32, mult=(1, 1, 2), blocks=1, groups=4)
     c.first_stage.update(z_channels=4, embed_channels=4)
-    c.first_stage.update(weights="demo:first_stage.safetensors", scale=1.0)
+    c.first_stage.update(weights="demo:first_stage.safetensors", scale=0.407708)
 
     c.cond_stage.update(kind="text", drop=0.1, vocabulary="demo:vocab.txt", vocab=1067)
     c.cond_stage.update(length=24, width=128, depth=2, heads=4, head_channels=32)
@@ -29,9 +29,9 @@ def get_config():
     c.loss.predicts = "v"
 
     c.optim.update(lr=1e-3, schedule="warmup_cosine", betas=(0.9, 0.99))
-    c.optim.update(warmup_steps=200, decay_steps=5_500, final_factor=0.02)
+    c.optim.update(warmup_steps=200, decay_steps=4_200, final_factor=0.02)
     c.optim.clip_norm = 1.0
-    c.train.update(steps=5_500, ema_decay=0.999, log_every=20)
-    c.train.update(validate_every=500, picture_every=500, checkpoint_every=500)
+    c.train.update(steps=4_200, ema_decay=0.999, log_every=20)
+    c.train.update(validate_every=600, picture_every=600, checkpoint_every=300)
     c.sample.update(grid="trailing", steps=30, scale=3.0)
     return config.check(c)

@@ -66,6 +66,8 @@ def run(main):
         try:
             return flags.FLAGS(argv)
         except (flags.Error, AttributeError, KeyError, *MISTAKES) as error:
+            if "--debug" in argv:
+                raise
             fail(error)
 
     def guarded(argv):
@@ -82,6 +84,9 @@ def run(main):
 
 def fail(error):
     """Prints the error's words and exits."""
+    # ml_collections wraps what a config file raises, with the traceback in the words.
+    while "Traceback" in str(error) and error.__context__ is not None:
+        error = error.__context__
     words = error.args[0] if isinstance(error, KeyError) and error.args else error
     print(f"error: {words}", file=sys.stderr)
     sys.exit(2)

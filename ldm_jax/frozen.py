@@ -40,6 +40,8 @@ def first_stage(section, shapes):
     """The autoencoder of a latent diffusion config, its scale checked."""
     path = first_stage_file(section)
     params, _, meta = own.load_weights(path)
+    if "first_stage" not in params:
+        raise ValueError(f"{path} holds no first stage: it has {sorted(params)}")
     params = params["first_stage"]
     own.check_tree(params, shapes, str(path))
     if "scale" not in meta:

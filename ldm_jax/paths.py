@@ -7,5 +7,5 @@ DEMO = pathlib.Path(__file__).parent / "demo"
 
 def resolve(name):
     """The path of a file named in a config."""
-    scheme, _, rest = name.partition(":")
+    scheme, _, rest = str(name).partition(":")
     return DEMO / rest if scheme == "demo" and rest else pathlib.Path(name)

@@ -129,12 +129,12 @@ def save(run, step):
 
 def latest_params(config, workdir):
     """(parameters, step) of a run's newest checkpoint: the average if there is one."""
+    init = initial_state(config, system_lib.build(config))
     folder = pathlib.Path(workdir) / "checkpoints"
     manager = checkpoint.open(folder, read_only=True)
     step = checkpoint.latest(manager)
     if step is None:
         raise FileNotFoundError(f"{folder} holds no checkpoint")
-    init = initial_state(config, system_lib.build(config))
     shapes = jax.eval_shape(init, jax.random.key(0))
     state, meta = checkpoint.restore(manager, step, shapes)
     manager.close()

@@ -121,6 +121,7 @@ def _latent_diffusion(config):
     side = size // 2 ** (len(config.first_stage.mult) - 1)
     latent = (side, side, config.first_stage.embed_channels)
     sampler = names.pick(samplers.SAMPLERS, config.sample.sampler)
+    names.pick(losses.NORMS, config.loss.norm)  # unknown: an error here, not later
 
     def condition(params, batch):
         return conditioner.apply(params.get("cond_stage", {}), batch)

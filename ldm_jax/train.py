@@ -87,6 +87,7 @@ def loop(run, step_fn, validator, writer, stop):
     bar = metrics.Progress(train.steps, first, batch_size)
     meter = metrics.Meter(batch_size)
     keys = tuple(run.system.batch)
+    note = ""  # read at log steps only: reading makes the host wait for the device
     with inputs.batches(run.config, keys, start=run.start) as batches:
         for step in range(first + 1, train.steps + 1):
             asked = time.perf_counter()
@@ -101,7 +102,8 @@ def loop(run, step_fn, validator, writer, stop):
                 numbers = jax.device_get(numbers)
                 writer.write(step, "train", numbers, meter.read())
                 check_finite(numbers, step, train.max_bad_steps)
-            bar.update(waited, f"loss {float(numbers['loss']):.4g}")
+                note = f"loss {float(numbers['loss']):.4g}"
+            bar.update(waited, note)
             if metrics.due(step, train.validate_every) or last:
                 writer.write(step, "validation", validator.numbers(run.state))
             if metrics.due(step, train.picture_every) or last:

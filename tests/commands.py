@@ -24,7 +24,7 @@ def first_stage(path, scale=1.0):
     """Writes a first stage of random weights that says it was measured."""
     config = tiny_text_to_image.get_config()
     shapes = jax.eval_shape(system.build(config).init, jax.random.key(0))
-    params = helpers.random_params(shapes["first_stage"])
+    params = {"first_stage": helpers.random_params(shapes["first_stage"])}
     own.save_weights(path, params, config.to_dict(), {"scale": scale})
     return path
 

@@ -13,12 +13,15 @@ import sys
 from ldm_jax import checkpoint, metrics
 
 
-def then_signal(function, number, wanted, step_of):
-    """The function, which sends the signal after its call for one step."""
+PLACES = {"row": (metrics.Writer, "write"), "save": (checkpoint, "save")}
 
-    def wrapped(*args, **kwargs):
-        result = function(*args, **kwargs)
-        if step_of(*args) == wanted:
+
+def then_signal(function, number, wanted):
+    """The function (something, step, ...), which sends a signal after one step's call."""
+
+    def wrapped(owner, step, *rest):
+        result = function(owner, step, *rest)
+        if step == wanted:
             os.kill(os.getpid(), number)
         return result
 
@@ -27,14 +30,9 @@ def then_signal(function, number, wanted, step_of):
 
 def main():
     name, place, step, module, *rest = sys.argv[1:]
-    signalling = (signal.Signals[name], int(step))
-    if place == "row":
-        write = metrics.Writer.write
-        metrics.Writer.write = then_signal(write, *signalling, lambda _, step, *__: step)
-    else:
-        checkpoint.save = then_signal(
-            checkpoint.save, *signalling, lambda _, step, *__: step
-        )
+    owner, function = PLACES[place]
+    wrapped = then_signal(getattr(owner, function), signal.Signals[name], int(step))
+    setattr(owner, function, wrapped)
     sys.argv = [module, *rest]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

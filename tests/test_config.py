@@ -70,7 +70,6 @@ def test_a_wrong_type_in_a_file_is_refused(c):
         ("unet", "channels", 8.0, "unet.channels is 8.0 .float., .* type int"),
         ("unet", "remat", 1, "unet.remat is 1 .int., .* type bool"),
         ("unet", "mult", 3, "unet.mult is 3 .int., .* type tuple"),
-        ("optim", "lr", True, "optim.lr is True .bool., .* type float"),
         ("data", "name", 3, "data.name is 3 .int., .* type str"),
     ],
 )
@@ -165,4 +164,10 @@ def test_text_brings_the_same_config_back(make):
 def test_text_is_checked_too(c):
     text = config.to_json(c).replace('"chann', '"chunn')
     with pytest.raises(ValueError, match="unet.chunnels .did you mean unet.channels"):
+        config.from_json(text)
+
+
+def test_text_is_held_to_the_types_too(c):
+    text = config.to_json(c).replace('"lr": 0.001', '"lr": true')
+    with pytest.raises(TypeError, match="optim.lr is True .bool., .* type float"):
         config.from_json(text)

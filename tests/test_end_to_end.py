@@ -4,9 +4,10 @@ import commands
 import numpy as np
 import pytest
 
-from ldm_jax import checkpoint, train
+from ldm_jax import checkpoint
 
 STEPS = 12
+KINDS = ("train", "validation")
 
 
 def flags(workdir, stage, *more):
@@ -39,9 +40,6 @@ def test_every_row_is_there_and_finite(straight):
     assert straight[0]["loss"] != straight[1]["loss"]
 
 
-KINDS = ("train", "validation")
-
-
 def test_a_killed_run_goes_on_to_the_same_numbers(straight, stage, tmp_path):
     # Before the first checkpoint, while one is being written, and in between.
     killed_at = [("row", 2, 0), ("save", 6, 1), ("row", 11, 3)]
@@ -58,7 +56,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(straight, stage, tmp_path):
 def test_sigterm_saves_the_step_it_stops_at(straight, stage, tmp_path):
     run = flags(tmp_path, stage)
     code, printed = commands.run("interrupted", "SIGTERM", "row", 4, *run)
-    assert code == train.PREEMPTED, printed
+    assert code == 75, printed
     manager = checkpoint.open(tmp_path / "checkpoints", read_only=True)
     saved = checkpoint.latest(manager)
     manager.close()

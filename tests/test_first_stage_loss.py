@@ -27,6 +27,7 @@ class Rig:
 def rig():
     c = helpers.tiny_autoencoder_config()
     c.data.batch_size = 2
+    c.loss.update(kl_weight=3.0, perceptual_weight=0.7, disc_weight=0.6)
     built = system.build(c)
     params = helpers.random_params(jax.eval_shape(built.init, jax.random.key(0)))
     judge = helpers.random_params(perceptual.shapes("alexnet"), scale=1.4, seed=1)
@@ -72,7 +73,7 @@ def written_out(rig):
         """Every pixel's |x - x_hat| plus its picture's LPIPS, summed; over B."""
         x_hat, _ = forward(p)
         lpips = perceptual.lpips(rig.frozen["perceptual"], x, x_hat, "alexnet")
-        pixels = jnp.abs(x - x_hat) + lpips[:, None, None, None]
+        pixels = jnp.abs(x - x_hat) + 0.7 * lpips[:, None, None, None]
         return jnp.sum(pixels) / len(x)
 
     def kl(p):
@@ -121,7 +122,7 @@ def test_the_weight_is_the_ratio_at_the_decoders_last_kernel(results, written_ou
     )
     assert 1e-3 < ratio < 9e3
     found = float(results[ON][2]["gan_weight"])
-    assert found == pytest.approx(0.5 * ratio, rel=1e-4)
+    assert found == pytest.approx(0.6 * ratio, rel=1e-4)
 
 
 @pytest.mark.parametrize("step", [OFF, ON])
@@ -130,31 +131,10 @@ def test_gradients_are_those_of_the_written_out_loss(results, written_out, step)
     grads, _, metrics = results[step]
     weight = float(metrics["gan_weight"])
     wanted = jax.tree.map(
-        lambda rec, kl, gan: rec + 1e-6 * kl + weight * gan,
+        lambda rec, kl, gan: rec + 3 * kl + weight * gan,
         *(written_out[name][1] for name in ("reconstruction", "kl", "generator")),
     )
     assert_near(grads["first_stage"], wanted)
-
-
-def test_kl_has_a_share_of_the_gradients(rig, results, written_out):
-    """With its own weight of 1e-6 it could be missing above."""
-    rig.config.loss.kl_weight = 10.0
-    grads, _, metrics = jax.jit(system.build(rig.config).grads)(
-        rig.params, rig.frozen, rig.extra, jnp.int32(OFF), rig.keys, rig.batch
-    )
-    rig.config.loss.kl_weight = 1e-6
-    wanted = jax.tree.map(
-        lambda rec, kl: rec + 10 * kl,
-        written_out["reconstruction"][1],
-        written_out["kl"][1],
-    )
-    assert_near(grads["first_stage"], wanted)
-    assert not np.any(grads["first_stage"]["encoder"]["conv_in"]["kernel"] == 0)
-    gap = (
-        grads["first_stage"]["quant_conv"]["kernel"]
-        - (results[OFF][0]["first_stage"]["quant_conv"]["kernel"])
-    )
-    assert np.abs(gap).max() > 1
 
 
 def test_the_discriminator_waits_for_its_start(results, written_out):
@@ -175,9 +155,9 @@ def test_metrics_are_the_terms(results, written_out, step):
     values = 32 * 32 * 3
     assert metrics["kl"] == pytest.approx(terms["kl"], rel=1e-4)
     assert metrics["gan"] == pytest.approx(terms["generator"], rel=1e-3)
-    rec = values * (metrics["l1"] + metrics["lpips"])
+    rec = values * (metrics["l1"] + 0.7 * metrics["lpips"])
     assert rec == pytest.approx(terms["reconstruction"], rel=1e-4)
-    loss = rec + 1e-6 * metrics["kl"] + metrics["gan_weight"] * metrics["gan"]
+    loss = rec + 3 * metrics["kl"] + metrics["gan_weight"] * metrics["gan"]
     assert metrics["loss"] == pytest.approx(loss, rel=1e-4)
 
 

@@ -122,7 +122,7 @@ def test_a_wrong_number_of_residuals_is_an_error(rig, trunk):
     h, skips, _ = trunk
     with pytest.raises(ValueError, match="zip"):
         helpers.init_shapes(
-            rig.net, rig.z, rig.t, rig.context, residuals=[*skips[1:], h]
+            rig.net, rig.z, rig.t, rig.context, residuals=[*skips[:-1], h]
         )
 
 

@@ -81,10 +81,9 @@ class Trunk(nn.Module):
         arch, dtype = self.arch, jnp.dtype(self.arch.dtype)
         temb = self.embed(t, vector)
         h = layers.conv(z.astype(dtype), arch.channels, "conv_in", dtype=dtype)
-        skips = [h]
         if guide is not None:
             h = h + guide
-            skips = [h]
+        skips = [h]
 
         for level, factor in enumerate(arch.mult):
             width, depth = arch.channels * factor, arch.depths[level]
