@@ -29,9 +29,9 @@ def get_config():
     c.loss.predicts = "v"
 
     c.optim.update(lr=1e-3, schedule="warmup_cosine", betas=(0.9, 0.99))
-    c.optim.update(warmup_steps=200, decay_steps=4_200, final_factor=0.02)
+    c.optim.update(warmup_steps=200, decay_steps=3_000, final_factor=0.02)
     c.optim.clip_norm = 1.0
-    c.train.update(steps=4_200, ema_decay=0.999, log_every=20)
+    c.train.update(steps=3_000, ema_decay=0.999, log_every=20)
     c.train.update(validate_every=600, picture_every=600, checkpoint_every=300)
     c.sample.update(grid="trailing", steps=30, scale=3.0)
     return config.check(c)

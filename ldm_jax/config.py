@@ -23,7 +23,7 @@ def _data():
 
 def _first_stage():
     return dict(
-        kind="kl",  # a key of models.first_stages.FIRST_STAGES
+        kind="kl",  # a key of models.autoencoder.FIRST_STAGES
         channels=128,  # width of the finest level
         mult=(1, 2, 4),  # width of each level, in channels; factor 2^(levels - 1)
         blocks=2,  # residual blocks per level

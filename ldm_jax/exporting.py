@@ -42,6 +42,6 @@ def export(config, workdir, out, dtype, batches):
         meta |= measure_latents(config, system, stored, batches)
     else:
         frozen.load(config, system)  # it must be there and fit
-        meta["first_stage"] = own.digest(frozen.first_stage_file(config.first_stage))
+        meta["first_stage"] = frozen.digest(config)
     own.save_weights(out, params, config.to_dict(), meta, dtype)
     return meta | {"parameters": sum(x.size for x in jax.tree.leaves(params))}

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ldm_jax import losses
+from ldm_jax import losses, pictures
 from ldm_jax.models import discriminator as discriminator_lib
 from ldm_jax.models import perceptual
 
@@ -24,7 +24,6 @@ class FirstStageLoss:
     init_extra: Callable
     grads: Callable
     validate: Callable
-    weights: dict
 
 
 def make(net, discriminator, loss):
@@ -61,7 +60,7 @@ def make(net, discriminator, loss):
         return total, metrics
 
     def grads(params, frozen, extra, step, keys, batch):
-        x = batch["image"].astype(jnp.float32) / 127.5 - 1
+        x = pictures.to_float(batch["image"])
         on = jnp.float32(step >= loss.disc_start)
 
         def forward(p):
@@ -103,7 +102,7 @@ def make(net, discriminator, loss):
         return both, {**extra, "batch_stats": stats}, metrics
 
     def validate(params, keys, batch):
-        x = batch["image"].astype(jnp.float32) / 127.5 - 1
+        x = pictures.to_float(batch["image"])
         variables = {"params": params["first_stage"]}
         posterior = net.apply(variables, x, method="encode")
         x_hat = net.apply(variables, posterior.mean, method="decode")
@@ -117,8 +116,7 @@ def make(net, discriminator, loss):
             rows["lpips"] = lpips_of(params, x, x_hat)
         return rows
 
-    weights = {"perceptual": loss.perceptual} if loss.perceptual_weight else {}
-    return FirstStageLoss(init, init_extra, grads, validate, weights)
+    return FirstStageLoss(init, init_extra, grads, validate)
 
 
 def reconstruct(net, params, keys, x):

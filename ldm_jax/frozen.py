@@ -15,9 +15,17 @@ def load(config, system=None):
     """
     system = system or system_lib.build(config)
     if config.task == "autoencoder":
-        return {name: cache.load(net) for name, net in system.weights.items()}
+        wanted = config.loss.perceptual_weight
+        return {"perceptual": cache.load(config.loss.perceptual)} if wanted else {}
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     return {"first_stage": first_stage(config.first_stage, shapes["first_stage"])}
+
+
+def digest(config):
+    """The hash of the first stage that a config's latents come from, "" without."""
+    if config.task == "autoencoder":
+        return ""
+    return own.digest(first_stage_file(config.first_stage))
 
 
 def first_stage_file(section):

@@ -64,7 +64,7 @@ def from_file(config, weights=EMBEDDED):
     params, saved, meta = own.load_weights(path)
     if "first_stage" not in meta:
         raise ValueError(f"{path} holds no diffusion model by ldm_jax.export")
-    stage = own.digest(frozen.first_stage_file(config.first_stage))
+    stage = frozen.digest(config)
     if stage != meta["first_stage"]:
         raise ValueError(
             f"{path} was trained on the latents of first stage {meta['first_stage']}, "

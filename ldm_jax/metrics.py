@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard, and one line of progress."""
+"""What a run writes down: metrics.jsonl, TensorBoard, sheets, a line of progress."""
 
 import json
 import math
@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import tensorboardX
 import tqdm
+
+from ldm_jax import pictures
 
 
 def due(step, every):
@@ -30,7 +32,7 @@ class Writer:
         self._file = self._board = None
         if jax.process_index() != 0:
             return
-        workdir = pathlib.Path(workdir)
+        self._workdir = workdir = pathlib.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "metrics.jsonl"
         last = -1 if restored_step is None else restored_step
@@ -58,9 +60,13 @@ class Writer:
                 self._board.add_scalar(f"{kind}/{name}", float(value), int(step))
 
     def images(self, step, name, grid):
-        """One picture or grid, uint8 [H, W, 3], to TensorBoard."""
-        if self._board is not None:
-            self._board.add_image(name, np.asarray(grid), int(step), dataformats="HWC")
+        """One sheet, uint8 [H, W, 3], to TensorBoard and workdir/NAME/STEP.png."""
+        if self._board is None:
+            return
+        self._board.add_image(name, np.asarray(grid), int(step), dataformats="HWC")
+        folder = self._workdir / name
+        folder.mkdir(exist_ok=True)
+        pictures.save_png(folder / f"{int(step):07}.png", grid)
 
     def close(self):
         if self._file is not None:

@@ -86,6 +86,7 @@ def prepare(config, workdir):
         )
         state, meta = checkpoint.restore(manager, step, wanted)
         warn_of_changes(config, meta["config"])
+        check_first_stage(config, workdir, meta)
         start = meta["next_batch"]
         cli.say(f"restored step {step} from {workdir}")
     loaded = jax.device_put(loaded, sharding.params_sharding(loaded, mesh))
@@ -100,6 +101,16 @@ def check_frozen(config, system, trained, loaded):
         raise ValueError(
             f"{len(missing)} parameters are neither in train.trainable "
             f"{config.train.trainable} nor loaded: {sorted(missing)[:6]}"
+        )
+
+
+def check_first_stage(config, workdir, meta):
+    """Raises ValueError where the run was trained on another first stage's latents."""
+    now, then = frozen.digest(config), meta["first_stage"]
+    if now != then:
+        raise ValueError(
+            f"the run in {workdir} was trained on the latents of first stage {then}; "
+            f"first_stage.weights {config.first_stage.weights} is now {now}"
         )
 
 
@@ -121,6 +132,7 @@ def save(run, step):
     """One checkpoint with all that the next process needs; waits for the files."""
     meta = {
         "config": config_lib.to_json(run.config),
+        "first_stage": frozen.digest(run.config),
         "next_batch": step,
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
     }
@@ -139,4 +151,5 @@ def latest_params(config, workdir):
     state, meta = checkpoint.restore(manager, step, shapes)
     manager.close()
     warn_of_changes(config, meta["config"], MODEL)
+    check_first_stage(config, workdir, meta)
     return state.ema or state.params, step

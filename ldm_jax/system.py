@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax import denoise as denoise_lib
-from ldm_jax import first_stage_loss, losses, names, samplers, trees
+from ldm_jax import first_stage_loss, losses, names, pictures, samplers, trees
 from ldm_jax import schedule as schedule_lib
 from ldm_jax.models import autoencoder as autoencoder_lib
 from ldm_jax.models import conditioners
@@ -29,7 +29,6 @@ class System:
     #                  -> (grads, extra, metrics)
     validate: Callable  # (params, keys, batch) -> {name: [B]}, on fixed noise
     batch: dict  # name -> ShapeDtypeStruct of one global batch
-    weights: dict  # top-level name -> where these frozen parameters come from
     condition: Callable | None = None  # (params, batch) -> Cond
     denoise: Callable | None = None  # (params, z_t, t, cond, rng=None) -> Pred
     sample: Callable | None = None  # (params, keys, batch, knobs) -> x
@@ -38,11 +37,6 @@ class System:
 def build(config):
     """The System of a checked config. Allocates nothing."""
     return names.pick(TASKS, config.task)(config)
-
-
-def picture(batch):
-    """uint8 `image` of a batch -> x [B, H, W, 3] in [-1, 1]."""
-    return batch["image"].astype(jnp.float32) / 127.5 - 1
 
 
 def _arch(arch, section):
@@ -62,7 +56,8 @@ def _inputs(config, shapes):
 
 def _first_stage(section, scale):
     """(net, encode, decode) of the autoencoder, for latents times `scale`."""
-    net = autoencoder_lib.AutoencoderKL(_arch(autoencoder_lib.Arch, section))
+    module = names.pick(autoencoder_lib.FIRST_STAGES, section.kind)
+    net = module(_arch(autoencoder_lib.Arch, section))
 
     def encode(params, keys, x):
         posterior = net.apply({"params": params["first_stage"]}, x, method="encode")
@@ -97,7 +92,6 @@ def _autoencoder(config):
         grads=loss.grads,
         validate=loss.validate,
         batch=_inputs(config, {}),
-        weights=loss.weights,
     )
 
 
@@ -145,7 +139,7 @@ def _latent_diffusion(config):
 
     def error(params, keys, batch, t, rng):
         """losses.diffusion at the steps t, on the keys' noise."""
-        z_0 = encode(params, keys, picture(batch))
+        z_0 = encode(params, keys, pictures.to_float(batch["image"]))
         eps = losses.normal(losses.split(keys, "eps"), latent)
         cond = condition(params, batch)
 
@@ -204,7 +198,6 @@ def _latent_diffusion(config):
         grads=grads,
         validate=validate,
         batch=inputs,
-        weights={"first_stage": config.first_stage.weights},
         condition=condition,
         denoise=denoise,
         sample=sample,

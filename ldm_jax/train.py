@@ -158,6 +158,8 @@ def agreed(stop, step, every):
 
 def main(argv):
     del argv
+    # Until the loop takes over there is nothing to save: SIGTERM just ends it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
     start_hosts()
     config = config_lib.check(CONFIG.value)
     sys.exit(train(config, WORKDIR.value))

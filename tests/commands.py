@@ -17,7 +17,7 @@ from ldm_jax.weights import own
 
 TESTS = pathlib.Path(__file__).resolve().parent
 CONFIG = TESTS / "tiny_text_to_image.py"
-PATIENCE = 300  # seconds after which a command counts as hung
+PATIENCE = 500  # seconds after which a command counts as hung
 
 
 def first_stage(path, scale=1.0):

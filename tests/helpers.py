@@ -62,7 +62,7 @@ def normal(seed, *shape, scale=1.0):
 def largest_difference(a, b):
     """The largest absolute difference between two trees of arrays."""
     gaps = jax.tree.map(lambda x, y: np.abs(np.subtract(x, y)).max(initial=0), a, b)
-    return float(max(jax.tree.leaves(gaps)))
+    return float(max(jax.tree.leaves(gaps), default=0.0))
 
 
 def random_batch(shapes, seed=0):

@@ -1,8 +1,9 @@
-"""Runs a command that sends itself a signal at one step, right after ROW or SAVE.
+"""Runs a command that sends itself a signal at one step, right after a place in it.
 
   python -m interrupted SIGKILL row 5 ldm_jax.train --config=...
 
-row: the step's line of metrics.jsonl is written; save: its checkpoint is begun.
+row: the step's line of metrics.jsonl is written; save: its checkpoint is begun;
+restore: its checkpoint is read.
 """
 
 import os
@@ -12,12 +13,15 @@ import sys
 
 from ldm_jax import checkpoint, metrics
 
-
-PLACES = {"row": (metrics.Writer, "write"), "save": (checkpoint, "save")}
+PLACES = {
+    "row": (metrics.Writer, "write"),
+    "save": (checkpoint, "save"),
+    "restore": (checkpoint, "restore"),
+}
 
 
 def then_signal(function, number, wanted):
-    """The function (something, step, ...), which sends a signal after one step's call."""
+    """The function (owner, step, ...) with a signal at the end of one step's call."""
 
     def wrapped(owner, step, *rest):
         result = function(owner, step, *rest)

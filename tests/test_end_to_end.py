@@ -1,10 +1,12 @@
 """Whole runs of `python -m ldm_jax.train`: cut off, resumed, spread, broken."""
 
 import commands
+import jax
 import numpy as np
 import pytest
+import tiny_text_to_image
 
-from ldm_jax import checkpoint
+from ldm_jax import checkpoint, runs, system
 
 STEPS = 12
 KINDS = ("train", "validation")
@@ -57,10 +59,11 @@ def test_sigterm_saves_the_step_it_stops_at(straight, stage, tmp_path):
     run = flags(tmp_path, stage)
     code, printed = commands.run("interrupted", "SIGTERM", "row", 4, *run)
     assert code == 75, printed
-    manager = checkpoint.open(tmp_path / "checkpoints", read_only=True)
-    saved = checkpoint.latest(manager)
-    manager.close()
+    saved = int(saved_state(tmp_path).step)
     assert commands.rows(tmp_path)[-1]["step"] == saved < STEPS
+    # Again before the first step: there is nothing new to save.
+    code, printed = commands.run("interrupted", "SIGTERM", "restore", saved, *run)
+    assert code == 75, printed
     code, printed = commands.run(*run)
     assert code == 0, printed
     assert f"restored step {saved}" in printed
@@ -81,9 +84,23 @@ def test_four_devices_compute_what_one_does(straight, stage, tmp_path):
 
 
 def test_steps_that_are_not_finite_end_the_run(stage, tmp_path):
-    bad = ("--config.optim.lr=1e30", "--config.train.max_bad_steps=2")
+    bad = ["--config.optim.lr=1e30", "--config.train.max_bad_steps=2"]
+    bad += ["--config.train.checkpoint_every=1"]
     code, printed = commands.run(*flags(tmp_path, stage, *bad))
     assert code == 2, printed
     assert "2 steps in a row" in printed
     assert "Lower optim.lr" in printed
     assert "Traceback" not in printed
+    state = saved_state(tmp_path)
+    assert state.step == 2 and state.extra["bad_steps"] == 1
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+def saved_state(workdir):
+    """The newest checkpoint of a tiny run."""
+    c = tiny_text_to_image.get_config()
+    shapes = jax.eval_shape(runs.initial_state(c, system.build(c)), jax.random.key(0))
+    manager = checkpoint.open(workdir / "checkpoints", read_only=True)
+    state, _ = checkpoint.restore(manager, checkpoint.latest(manager), shapes)
+    manager.close()
+    return state

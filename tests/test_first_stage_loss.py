@@ -27,6 +27,9 @@ class Rig:
 def rig():
     c = helpers.tiny_autoencoder_config()
     c.data.batch_size = 2
+    c.first_stage.update(channels=4, mult=(1,), attention=(0,), groups=2)
+    c.first_stage.mid_attention = False
+    c.discriminator.update(channels=4, depth=1)
     c.loss.update(kl_weight=3.0, perceptual_weight=0.7, disc_weight=0.6)
     built = system.build(c)
     params = helpers.random_params(jax.eval_shape(built.init, jax.random.key(0)))
@@ -55,9 +58,9 @@ def written_out(rig):
     """Each term and its gradients, one after the other, by jax.grad alone."""
     arch = system._arch(autoencoder.Arch, rig.config.first_stage)
     net = autoencoder.AutoencoderKL(arch)
-    disc = discriminator.PatchDiscriminator(channels=8, depth=2)
+    disc = discriminator.PatchDiscriminator(channels=4, depth=1)
     x = jnp.float32(rig.batch["image"]) / 127.5 - 1
-    noise = losses.normal(losses.split(rig.keys, "encode"), (16, 16, 4))
+    noise = losses.normal(losses.split(rig.keys, "encode"), (32, 32, 4))
     stats = rig.extra["batch_stats"]
 
     def judge(p, x):
@@ -69,20 +72,15 @@ def written_out(rig):
         z = posterior.mean + jnp.exp(0.5 * posterior.logvar) * noise
         return net.apply({"params": p}, z, method="decode"), posterior
 
-    def reconstruction(p):
-        """Every pixel's |x - x_hat| plus its picture's LPIPS, summed; over B."""
-        x_hat, _ = forward(p)
+    def terms(p):
+        """Every pixel's |x - x_hat| plus its picture's LPIPS, summed; KL; GAN."""
+        x_hat, q = forward(p)
         lpips = perceptual.lpips(rig.frozen["perceptual"], x, x_hat, "alexnet")
         pixels = jnp.abs(x - x_hat) + 0.7 * lpips[:, None, None, None]
-        return jnp.sum(pixels) / len(x)
-
-    def kl(p):
-        _, q = forward(p)
         nats = 0.5 * jnp.sum(q.mean**2 + jnp.exp(q.logvar) - 1 - q.logvar)
-        return nats / len(x)
-
-    def generator(p):
-        return -jnp.mean(judge(rig.params["discriminator"], forward(p)[0]))
+        logits = judge(rig.params["discriminator"], x_hat)
+        rows = jnp.sum(pixels) / len(x), nats / len(x), -jnp.mean(logits)
+        return jnp.stack(rows), jnp.stack(rows)
 
     def adversary(p):
         fake = forward(rig.params["first_stage"])[0]
@@ -91,13 +89,18 @@ def written_out(rig):
             jax.nn.relu(1 + fake)
         )
 
+    @jax.jit
     def everything(params):
-        stage, judged = params["first_stage"], params["discriminator"]
-        terms = (reconstruction, kl, generator)
-        out = {f.__name__: jax.value_and_grad(f)(stage) for f in terms}
-        return {**out, "adversary": jax.value_and_grad(adversary)(judged)}
+        slopes, values = jax.jacrev(terms, has_aux=True)(params["first_stage"])
+        disc = jax.value_and_grad(adversary)(params["discriminator"])
+        return slopes, values, disc
 
-    return jax.jit(everything)(rig.params)
+    slopes, values, disc = everything(rig.params)
+    out = {
+        name: (values[i], jax.tree.map(lambda slope, i=i: slope[i], slopes))
+        for i, name in enumerate(("reconstruction", "kl", "generator"))
+    }
+    return {**out, "adversary": disc}
 
 
 def assert_near(found, wanted):

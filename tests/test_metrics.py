@@ -109,6 +109,7 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
     data = events.read_bytes()
     assert b"train/loss" in data and b"samples" in data and b"PNG" in data
     assert b"train/note" not in data
+    assert (tmp_path / "samples" / "0000001.png").is_file()
 
 
 def test_only_process_0_writes(tmp_path, monkeypatch):

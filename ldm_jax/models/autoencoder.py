@@ -162,3 +162,6 @@ class AutoencoderKL(nn.Module):
     def decode(self, z, train=False):
         """z [B, h, w, c] -> x [B, h * f, w * f, 3], float32, nominally in [-1, 1]."""
         return self.decoder(self.post_quant_conv(z), train).astype(jnp.float32)
+
+
+FIRST_STAGES = {"kl": AutoencoderKL}

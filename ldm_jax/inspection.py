@@ -1,0 +1,148 @@
+"""What a model is given, drawn: the pictures of a batch beside what goes with them."""
+
+import textwrap
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ldm_jax import inputs, names, pictures
+from ldm_jax.data import labels
+
+SIDE = 160  # pixels of a panel, at least
+LINE = 12  # pixels of a line of text
+PAD = 4
+FONT = ImageFont.load_default(LINE - 2)
+# Twelve colours that are told apart, for segments and instances.
+PALETTE = np.array(
+    [
+        *((230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200)),
+        *((245, 130, 48), (145, 30, 180), (70, 240, 240), (240, 50, 230)),
+        *((210, 245, 60), (128, 128, 0), (0, 0, 128), (128, 128, 128)),
+    ],
+    np.uint8,
+)
+
+
+def sentence(vocabulary, tokens):
+    """The word pieces of one row of tokens as text, without the padding."""
+    pieces = [vocabulary[i] for i in tokens]
+    while pieces and pieces[-1] == "[PAD]":
+        pieces.pop()
+    return " ".join(pieces).replace(" ##", "")
+
+
+def summary(batch):
+    """One line for each key: shape, dtype and range."""
+    return "\n".join(
+        f"{key:<14}{x.shape!s:<20}{x.dtype!s:<9}{x.min():g} .. {x.max():g}"
+        for key, x in batch.items()
+    )
+
+
+def boxes(image, example):
+    """The picture with the boxes in use, each with its class."""
+    drawn = Image.fromarray(image)
+    pen = ImageDraw.Draw(drawn)
+    for k, box in enumerate(example["boxes"]):
+        if box.any():
+            left, top, right, bottom = box * len(image)
+            colour = tuple(PALETTE[k % len(PALETTE)].tolist())
+            pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=2)
+            if "classes" in example:
+                name = labels.CLASSES[example["classes"][k]]
+                pen.text((left + 3, top + 1), name, colour, FONT)
+    return np.asarray(drawn)
+
+
+def joints(image, example):
+    """The picture with a dot on every joint that is visible."""
+    drawn = Image.fromarray(image)
+    pen = ImageDraw.Draw(drawn)
+    for x, y, visible in example["joints"]:
+        if visible:
+            pen.circle((x * len(image), y * len(image)), 3, fill=(255, 0, 0))
+    return np.asarray(drawn)
+
+
+def coloured(key):
+    """A panel that tints the picture by the numbers of a map; 0 stays as it is."""
+
+    def panel(image, example):
+        numbers = enlarge(example[key], len(image))
+        tinted = image // 2 + PALETTE[numbers % len(PALETTE)] // 2
+        return np.where(numbers[..., None] > 0, tinted, image)
+
+    return panel
+
+
+def depth(image, example):
+    """The depth, near white and far black."""
+    grey = (255 * (1 - enlarge(example["depth"], len(image)))).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def hole(image, example):
+    """The picture, grey in the hole."""
+    return np.where(enlarge(example["mask"], len(image))[..., None] > 0, 128, image)
+
+
+# Key of a batch -> panel (enlarged picture, example) -> picture of that size.
+PANELS = {
+    "boxes": boxes,
+    "segmentation": coloured("segmentation"),
+    "instances": coloured("instances"),
+    "depth": depth,
+    "joints": joints,
+    "mask": hole,
+}
+
+
+def enlarge(x, side):
+    """[H, W, ...] -> [side, side, ...], pixels repeated; side a multiple of both."""
+    times = side // len(x)
+    return x.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def cell(example, vocabulary):
+    """One example: its picture, a panel for each further key, its text below."""
+    image = np.asarray(pictures.to_uint8(pictures.to_float(example["image"])))
+    image = enlarge(image, -(-SIDE // len(image)) * len(image))
+    panels = [image]
+    panels += [draw(image, example) for key, draw in PANELS.items() if key in example]
+    picture = np.concatenate(panels, axis=1).astype(np.uint8)
+    words = [f"label {example['label']}"] if "label" in example else []
+    if "tokens" in example:
+        words.append(sentence(vocabulary, example["tokens"]))
+    lines = textwrap.wrap(" ".join(words), picture.shape[1] // 6)
+    return picture, lines
+
+
+def sheet(batch, vocabulary=()):
+    """uint8 [H, W, 3]: a cell for every example of a batch as the model is given it."""
+    count = len(batch["image"])
+    examples = [{key: x[i] for key, x in batch.items()} for i in range(count)]
+    cells = [cell(example, vocabulary) for example in examples]
+    text = PAD + LINE * max(len(lines) for _, lines in cells)
+    drawn = []
+    for picture, lines in cells:
+        canvas = np.full((len(picture) + text, picture.shape[1], 3), 255, np.uint8)
+        canvas[: len(picture)] = picture
+        canvas = Image.fromarray(canvas)
+        words = "\n".join(lines)
+        ImageDraw.Draw(canvas).text((2, len(picture) + 1), words, 0, FONT)
+        drawn.append(np.asarray(canvas))
+    height, width, _ = drawn[0].shape
+    columns = max(1, round((count * height / width) ** 0.5))  # about as high as wide
+    return pictures.grid(np.stack(drawn), columns, PAD)
+
+
+def first_batch(config, keys, count):
+    """`count` examples of the first training batches, as the model is given them."""
+    example = inputs.prepare(config)(inputs.source(config, "train")[0])
+    arrays = {key: x for key, x in example.items() if not isinstance(x, str)}
+    keys = [key for key in dict.fromkeys(keys) if names.pick(arrays, key) is not None]
+    parts = []
+    with inputs.batches(config, keys) as batches:
+        while sum(len(part["image"]) for part in parts) < count:
+            parts.append(next(batches))
+    return {key: np.concatenate([p[key] for p in parts])[:count] for key in keys}

@@ -1,0 +1,253 @@
+"""Pictures from weights: the same in any batch, kept with what made them."""
+
+import collections
+import dataclasses
+import json
+
+import commands
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+import tiny_autoencoder
+import tiny_text_to_image
+
+from ldm_jax import (
+    album,
+    checkpoint,
+    exporting,
+    frozen,
+    generation,
+    pictures,
+    runs,
+    sharding,
+    system,
+)
+from ldm_jax import config as config_lib
+from ldm_jax.weights import own
+
+PROMPTS = ["a fox", "a red apple", "an owl", "a castle", "a sailboat"]
+
+
+def write_run(config, workdir):
+    """A checkpoint of random parameters at step 3."""
+    init = runs.initial_state(config, system.build(config))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    params = helpers.random_params(shapes.params, seed=1)
+    ema = helpers.random_params(shapes.ema, seed=2)
+    state = jax.device_put(state.replace(params=params, ema=ema))
+    manager = checkpoint.open(workdir / "checkpoints")
+    checkpoint.save(manager, 3, state, {"config": config_lib.to_json(config)})
+    manager.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("generation")
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    c = tiny_text_to_image.get_config()
+    c.first_stage.weights = str(commands.first_stage(folder / "stage.safetensors"))
+    return c
+
+
+@pytest.fixture(scope="module")
+def workdir(config, folder):
+    write_run(config, folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def model(config, workdir):
+    """The run's model, on four devices."""
+    return generation.load(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def exported(config, workdir, folder):
+    path = folder / "model.safetensors"
+    exporting.export(config, workdir, path, "float16", 0)
+    return path
+
+
+def one_device(model):
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    params = jax.device_put(model.params, jax.devices()[0])
+    return dataclasses.replace(model, mesh=mesh, params=params)
+
+
+def draw(model, batch_size, prompts=PROMPTS, seed=0):
+    """x [n, H, W, 3] of the prompts."""
+    batch = generation.tokens(model.config, prompts)
+    seeds = generation.keys(seed, np.arange(len(prompts)))
+    parts = list(generation.generate(model, batch, seeds, batch_size))
+    assert all(len(x) <= batch_size for x in parts)
+    return np.concatenate(parts)
+
+
+@pytest.fixture(scope="module")
+def five(model):
+    """The pictures of the prompts, four at once: the second batch has one."""
+    return draw(model, 4)
+
+
+def test_every_picture_comes_once_and_differs(five):
+    assert five.shape == (5, 16, 16, 3) and five.dtype == np.float32
+    assert np.isfinite(five).all()
+    gaps = [np.abs(a - b).max() for i, a in enumerate(five) for b in five[:i]]
+    assert min(gaps) > 0.1
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 8), (4, 8)])
+def test_batch_size_and_devices_leave_pictures_alone(model, five, devices, batch_size):
+    model = model if devices == 4 else one_device(model)
+    np.testing.assert_allclose(draw(model, batch_size), five, atol=1e-4)
+
+
+def test_a_picture_depends_on_its_own_seed_place_and_prompt(model, five):
+    swapped = draw(model, 4, [PROMPTS[0], *PROMPTS[:0:-1]])
+    np.testing.assert_allclose(swapped[0], five[0], atol=1e-4)
+    assert np.abs(swapped[1] - five[1]).max() > 0.01
+    assert np.abs(draw(model, 4, seed=1) - five).max() > 0.1
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(model):
+    with pytest.raises(ValueError, match="batch_size 6 must be a multiple .* 4"):
+        draw(model, 6)
+
+
+def test_scale_eta_seed_and_prompts_do_not_compile(model):
+    built, traced = model.system, collections.Counter()
+
+    def counted(*args):
+        traced["sample"] += 1
+        return built.sample(*args)
+
+    counting = dataclasses.replace(built, sample=counted)
+    model = dataclasses.replace(model, system=counting)
+    first = draw(model, 4)
+    for key, value in {"scale": 5.0, "eta": 1.0}.items():
+        c = model.config.copy_and_resolve_references()
+        c.sample[key] = value
+        other = draw(dataclasses.replace(model, config=c), 4, PROMPTS[::-1], seed=3)
+        assert np.abs(other - first).max() > 0.01
+    assert traced["sample"] == 1
+
+
+def test_the_folder_holds_pictures_sheet_and_manifest(model, five, tmp_path):
+    rows = album.draw(model, PROMPTS, 1, 0, 4, tmp_path / "out")
+    names = [f"{i:05}.png" for i in range(5)]
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == [*names, "grid.png", "manifest.jsonl"]
+    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == json.loads(json.dumps(rows))
+    for i, (row, x) in enumerate(zip(rows, five, strict=True)):
+        assert row["file"] == names[i] and row["prompt"] == PROMPTS[i]
+        assert row["seed"] == 0 and row["index"] == i
+        assert row["settings"] == model.config.sample.to_dict()
+        assert row["weights"].endswith("run step 3")
+        with Image.open(tmp_path / "out" / row["file"]) as image:
+            np.testing.assert_array_equal(image, pictures.to_uint8(x))
+            assert json.loads(image.text["ldm_jax"]) == json.loads(lines[i])
+
+
+def test_n_pictures_of_each_prompt(model, tmp_path):
+    rows = album.draw(model, PROMPTS[:2], 2, 0, 4, tmp_path)
+    assert [row["prompt"] for row in rows] == ["a fox"] * 2 + ["a red apple"] * 2
+    assert [row["index"] for row in rows] == [0, 1, 2, 3]
+    images = [(tmp_path / row["file"]).read_bytes() for row in rows]
+    assert len(set(images)) == 4
+
+
+def test_a_picture_that_is_not_finite_is_not_written(model, tmp_path):
+    broken = jax.tree.map(jnp.copy, model.params)
+    decoder = broken["first_stage"]["decoder"]["conv_out"]
+    decoder["bias"] = jnp.full_like(decoder["bias"], jnp.nan)
+    model = dataclasses.replace(model, params=broken)
+    with pytest.raises(FloatingPointError, match="picture 0 is not finite"):
+        album.draw(model, PROMPTS, 1, 0, 4, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_words_and_cut_ends_are_told(config):
+    told = []
+    rows = generation.tokens(config, ["a fox", "a \N{SNOWMAN} fox"], told.append)
+    assert rows["tokens"].shape == (2, 24) and rows["tokens"].dtype == np.int32
+    (words,) = told
+    assert words.endswith("\N{SNOWMAN}") and "'a \N{SNOWMAN} fox'" in words
+    told.clear()
+    generation.tokens(config, ["a fox " * 20 + "owl"], told.append)
+    (words,) = told
+    assert "41 pieces, 22 fit" in words
+    assert words.endswith("owl'")
+
+
+def test_the_average_is_what_is_sampled_from(config, workdir, model):
+    params, step = runs.latest_params(config, workdir)
+    shapes = jax.eval_shape(lambda: params)
+    assert step == 3
+    wanted = helpers.random_params(shapes, seed=2)
+    assert helpers.largest_difference(params, wanted) == 0
+    assert helpers.largest_difference(model.params["unet"], wanted["unet"]) == 0
+
+
+def test_export_and_the_run_draw_alike(config, exported, five):
+    model = generation.load(weights=exported)
+    assert model.config == config and model.weights == own.digest(exported)
+    np.testing.assert_allclose(draw(model, 4), five, atol=0.05)
+    assert exported.stat().st_size < 2.5 * helpers.count(model.params)
+
+
+def test_flags_change_how_a_file_is_sampled_from(exported):
+    model = generation.load(weights=exported, overrides={"steps": 3, "eta": None})
+    assert model.config.sample.steps == 3 and model.config.sample.eta == 0.0
+
+
+def test_a_config_unlike_the_trained_one_is_told(config, exported, capsys):
+    other = config.copy_and_resolve_references()
+    other.unet.update(heads=1, head_channels=0)
+    other.loss.predicts = "v"
+    other.optim.lr = 1.0
+    generation.load(other, weights=exported)
+    told = capsys.readouterr().err
+    assert "loss.predicts is 'v'; it was trained with 'eps'" in told
+    assert "unet.heads is 1; it was trained with 0" in told
+    assert "optim.lr" not in told
+
+
+def test_a_first_stage_is_exported_with_its_scale(config, tmp_path):
+    c = tiny_autoencoder.get_config()
+    state = write_run(c, tmp_path / "run")
+    path = tmp_path / "stage.safetensors"
+    meta = exporting.export(c, tmp_path / "run", path, "float32", 3)
+    assert meta["step"] == 3 and meta["scale_pictures"] == 12
+    params, saved, stored = own.load_weights(path)
+    assert stored["scale"] == meta["scale"] > 0
+    assert config_lib.from_dict(saved) == c
+    assert params.keys() == {"first_stage"}
+    average = jax.device_get(state.ema["first_stage"])
+    assert helpers.largest_difference(params["first_stage"], average) == 0
+
+    other = config.copy_and_resolve_references()
+    other.first_stage.update(weights=str(path), scale=meta["scale"])
+    loaded = frozen.load(other)["first_stage"]
+    assert helpers.largest_difference(loaded, average) == 0
+    other.first_stage.scale = 2 * meta["scale"]
+    with pytest.raises(ValueError, match=f"measured to need {meta['scale']:.6g}"):
+        frozen.load(other)
+
+
+def test_the_scale_is_one_over_the_spread_of_all_values():
+    c = tiny_autoencoder.get_config()
+    built = system.build(c)
+    params = helpers.random_params(jax.eval_shape(built.init, jax.random.key(0)))
+    meta = exporting.measure_latents(c, built, params, 3)
+    spread = np.square(meta["latent_std"]) + np.square(meta["latent_mean"])
+    spread = spread.mean() - np.mean(meta["latent_mean"]) ** 2
+    assert meta["scale"] == pytest.approx(1 / np.sqrt(spread))
