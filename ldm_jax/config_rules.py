@@ -117,6 +117,10 @@ def _first_stage(stage, image_size):
 
 def _diffusion(c):
     unet, stage, cond = c.unet, c.first_stage, c.cond_stage
+    _require(
+        unet.attention in ("transformer", "plain"),
+        f"unet.attention {unet.attention!r} must be 'transformer' or 'plain'",
+    )
     _levels(unet, "unet", "depths")
     _groups(unet, "unet")
     _require(

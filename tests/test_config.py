@@ -132,6 +132,9 @@ BROKEN = {
     "unet.out_channels 3 must equal first_stage.embed_channels 4": {
         "unet": dict(out_channels=3),
     },
+    "unet.attention 'plian' must be 'transformer' or 'plain'": {
+        "unet": dict(attention="plian"),
+    },
     "train.ema_decay 1.0 must be in [0, 1)": {"train": dict(ema_decay=1.0)},
     "cond_stage.drop 1.5 must be in [0, 1]": {"cond_stage": dict(drop=1.5)},
     "data.batch_size is 0, it must be at least 1": {"data": dict(batch_size=0)},

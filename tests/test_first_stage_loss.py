@@ -193,3 +193,14 @@ def test_validation_uses_the_mean_and_gives_numbers_per_picture(rig):
     error = ((np.clip(x_hat, -1, 1) - x) / 2) ** 2
     psnr = -10 * np.log10(error.mean((1, 2, 3)))
     np.testing.assert_allclose(found["psnr"], psnr, rtol=1e-4)
+
+
+def test_without_lpips_no_net_is_needed(rig):
+    c = rig.config.copy_and_resolve_references()
+    c.loss.perceptual_weight = 0.0
+    built = system.build(c)
+    told = {}, rig.extra, jnp.int32(ON), rig.keys, rig.batch
+    grads, _, metrics = jax.eval_shape(built.grads, rig.params, *told)
+    assert jax.tree.structure(grads) == jax.tree.structure(rig.params)
+    rows = jax.eval_shape(built.validate, rig.params, rig.keys, rig.batch)
+    assert "lpips" not in metrics and set(rows) == {"l1", "psnr", "kl"}

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax import knobs, losses, system
+from ldm_jax import knobs, losses, pictures, system
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_an_unknown_task_or_sampler_is_named(c):
 
 def test_pictures_lie_between_minus_one_and_one():
     image = jnp.array([[[[0, 127, 255]]]], jnp.uint8)
-    found = system.picture({"image": image})
+    found = pictures.to_float(image)
     np.testing.assert_allclose(found[0, 0, 0], [-1, -0.003922, 1], atol=1e-6)
     assert found.dtype == jnp.float32
 
@@ -46,7 +46,7 @@ def test_latents_are_scaled_on_the_way_in_and_back_on_the_way_out(c, rig):
     plain = c.copy_and_resolve_references()
     plain.first_stage.scale = 1.0
     plain = system.build(plain)
-    x = system.picture(batch)
+    x = pictures.to_float(batch["image"])
     z_0 = jax.jit(built.encode)(params, keys, x)
     wanted = jax.jit(plain.encode)(params, keys, x)
     assert z_0.shape == (4, 8, 8, 4)
@@ -100,7 +100,7 @@ def test_the_loss_is_on_the_noise_of_the_keys(rig):
     @jax.jit
     def run(params):
         found = built.validate(params, keys, batch)
-        z_0 = built.encode(params, keys, system.picture(batch))
+        z_0 = built.encode(params, keys, pictures.to_float(batch["image"]))
         eps = losses.normal(losses.split(keys, "eps"), z_0.shape[1:])
         betas = np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
         share = np.cumprod(1 - betas)[[125, 375, 625, 875], None, None, None]
