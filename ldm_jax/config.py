@@ -103,6 +103,7 @@ def latent_diffusion():
                 depth=32,
                 heads=8,
                 head_channels=64,
+                pooled=False,  # the first token joins the time embedding too
                 null_tokens=(2, 3),  # the empty caption: [CLS] [SEP]
                 dtype="float32",
             ),
@@ -201,11 +202,28 @@ def from_json(text):
 
 
 def from_dict(tree):
-    """The checked config of a nested dict; JSON's lists become tuples again."""
+    """The checked config of a nested dict; JSON's lists become tuples again.
+
+    A knob that is newer than the dict has its base's value, so that older weight
+    files still load: the default of a new knob must be what was before it.
+    """
 
     def tuples(value):
         if isinstance(value, dict):
             return {k: tuples(v) for k, v in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    return check(ml_collections.ConfigDict(tuples(tree)))
+    tree = tuples(tree)
+    if tree.get("task") in BASES:
+        tree = _completed(tree, BASES[tree["task"]]().to_dict())
+    return check(ml_collections.ConfigDict(tree))
+
+
+def _completed(tree, base):
+    """The nested dict with what only the base has."""
+    both = {
+        key: _completed(value, base[key])
+        for key, value in tree.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return base | tree | both

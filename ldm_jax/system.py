@@ -100,7 +100,7 @@ def _conditioner(section):
     if section.kind == "none":
         return kind()
     keys = ("vocab", "length", "width", "depth", "heads", "head_channels")
-    keys += ("null_tokens", "dtype")
+    keys += ("pooled", "null_tokens", "dtype")
     return kind(**{key: section[key] for key in keys})
 
 

@@ -1,5 +1,7 @@
 """Parameters without running `init`, and the two tasks at a size for tests."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,9 +45,22 @@ def fresh_params(module, *args):
     return jax.jit(module.init)(rng, *args)["params"]
 
 
-def apply(module, params, *args, **kwargs):
-    """The compiled module on these parameters."""
-    return jax.jit(lambda p: module.apply({"params": p}, *args, **kwargs))(params)
+def apply(module, params, *args, method=None, rngs=None):
+    """module.apply, compiled once for each set of shapes; flags are static."""
+    flags = tuple((i, a) for i, a in enumerate(args) if isinstance(a, bool))
+    args = tuple(None if isinstance(a, bool) else a for a in args)
+    return _compiled(module, method, flags)(params, args, rngs)
+
+
+@functools.cache
+def _compiled(module, method, flags):
+    def run(params, args, rngs):
+        args = list(args)
+        for i, flag in flags:
+            args[i] = flag
+        return module.apply({"params": params}, *args, method=method, rngs=rngs)
+
+    return jax.jit(run)
 
 
 def count(shapes):

@@ -174,3 +174,17 @@ def test_text_is_held_to_the_types_too(c):
     text = config.to_json(c).replace('"lr": 0.001', '"lr": true')
     with pytest.raises(TypeError, match="optim.lr is True .bool., .* type float"):
         config.from_json(text)
+
+
+def test_a_dict_that_is_older_than_a_knob_takes_the_bases_value():
+    c = config.latent_diffusion()
+    old = c.to_dict()
+    del old["cond_stage"]["pooled"], old["parallel"]
+    old["unet"]["channels"] = 64
+    found = config.from_dict(old)
+    assert found.cond_stage.pooled is c.cond_stage.pooled
+    assert found.parallel.fsdp == c.parallel.fsdp
+    assert found.unet.channels == 64
+    old["unet"]["chanels"] = 64
+    with pytest.raises(ValueError, match="unet.chanels"):
+        config.from_dict(old)

@@ -64,8 +64,13 @@ def test_half_precision_inside_float32_outside(params, tokens):
 
 @pytest.fixture(scope="module")
 def conditioner():
+    return make_conditioner(pooled=False)
+
+
+def make_conditioner(pooled):
     make = functools.partial(conditioners.text, vocab=11, length=6, width=12, depth=1)
-    return make(heads=2, head_channels=4, null_tokens=(2, 3), dtype="float32")
+    make = functools.partial(make, null_tokens=(2, 3), dtype="float32")
+    return make(heads=2, head_channels=4, pooled=pooled)
 
 
 def test_a_caption_becomes_a_context(conditioner, tokens):
@@ -76,6 +81,16 @@ def test_a_caption_becomes_a_context(conditioner, tokens):
     assert cond.vector is None and cond.concat is None
     assert helpers.largest_difference(cond.context[0], cond.context[1]) > 0.1
     assert conditioner.inputs == {"tokens": ((6,), "int32")}
+
+
+def test_pooled_text_is_the_first_token_as_vector(conditioner, tokens):
+    pooled = make_conditioner(pooled=True)
+    rng = jax.random.key(0, impl="unsafe_rbg")
+    params = helpers.random_params(jax.eval_shape(pooled.init, rng))
+    cond = jax.jit(pooled.apply)(params, {"tokens": tokens})
+    plain = jax.jit(conditioner.apply)(params, {"tokens": tokens})
+    np.testing.assert_array_equal(cond.context, plain.context)
+    np.testing.assert_array_equal(cond.vector, plain.context[:, 0])
 
 
 def test_the_null_is_the_empty_caption(conditioner, tokens):

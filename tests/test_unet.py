@@ -26,6 +26,7 @@ TINY = unet.Arch(
     dtype="float32",
 )
 PLAIN = dataclasses.replace(TINY, attention="plain")
+SMALL = dataclasses.replace(TINY, mult=(1,), depths=(1,))  # compiles in half the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,21 @@ class Rig:
     context: jax.Array | None
 
     def __call__(self, **changes):
-        told = dict(z=self.z, t=self.t, context=self.context) | changes
-        return helpers.apply(self.net, self.params, **told)
+        """The UNet's answer; a field of the rig, `vector`, `train`... may change."""
+        told = dict(
+            net=self.net,
+            params=self.params,
+            z=self.z,
+            t=self.t,
+            context=self.context,
+            vector=None,
+            residuals=None,
+            train=False,
+            rngs=None,
+        )
+        told |= changes
+        rngs = told.pop("rngs")
+        return helpers.apply(*told.values(), rngs=rngs)
 
 
 def make(arch, context=True):
@@ -60,6 +74,11 @@ def rig():
 def plain(rig):
     """What the rig says when told nothing special."""
     return np.asarray(rig())
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +126,10 @@ def test_residuals_are_added_to_the_skips_and_the_middle(rig, trunk):
 def test_every_residual_reaches_the_output(rig, plain, trunk):
     h, skips, _ = trunk
 
-    @jax.jit
-    def run(residuals):
-        told = rig.z, rig.t, rig.context, None, residuals
-        return rig.net.apply({"params": rig.params}, *told)
-
     zeros = [jnp.zeros_like(x) for x in (*skips, h)]
     for i in range(len(zeros)):
         one = [x + helpers.normal(i, *x.shape) * (i == j) for j, x in enumerate(zeros)]
-        assert differs(run(one), plain), f"residual {i}"
+        assert differs(rig(residuals=one), plain), f"residual {i}"
 
 
 def test_a_wrong_number_of_residuals_is_an_error(rig, trunk):
@@ -136,43 +150,39 @@ def test_a_guide_is_added_behind_the_stem(rig, trunk):
     assert differs(skips[1], trunk[1][1])
 
 
-def test_remat_changes_neither_gradients_nor_names(rig):
+def test_remat_changes_neither_gradients_nor_names(small):
     """With dropout on: the second forward pass must draw the same numbers."""
     grads = {}
     for remat in (False, True):
-        net = unet.UNet(dataclasses.replace(TINY, dropout=0.2, remat=remat))
-        shapes = helpers.init_shapes(net, rig.z, rig.t, rig.context)
-        assert jax.tree.structure(shapes) == jax.tree.structure(rig.params)
+        net = unet.UNet(dataclasses.replace(SMALL, dropout=0.2, remat=remat))
+        shapes = helpers.init_shapes(net, small.z, small.t, small.context)
+        assert jax.tree.structure(shapes) == jax.tree.structure(small.params)
 
         def loss(params, net=net):
-            told = rig.z, rig.t, rig.context, None, None, True
-            rngs = {"dropout": jax.random.key(0)}
+            told = small.z, small.t, small.context, None, None, True
+            rngs = {"dropout": jax.random.key(0, impl="unsafe_rbg")}
             return jnp.mean(net.apply({"params": params}, *told, rngs=rngs) ** 2)
 
-        traced = jax.jit(jax.grad(loss)).trace(rig.params)
+        traced = jax.jit(jax.grad(loss)).trace(small.params)
         assert ("remat" in str(traced.jaxpr)) == remat
-        grads[remat] = traced.lower().compile()(rig.params)
+        grads[remat] = traced.lower().compile()(small.params)
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads[True]))
     assert helpers.largest_difference(grads[True], grads[False]) < 1e-5
 
 
-def test_dropout_is_on_only_in_training(rig, plain):
-    net = unet.UNet(dataclasses.replace(TINY, dropout=0.3))
-
-    def run(train):
-        rngs = {"dropout": jax.random.key(0)}
-        told = rig.z, rig.t, rig.context, None, None, train
-        return helpers.apply(net, rig.params, *told, rngs=rngs)
-
-    np.testing.assert_allclose(run(False), plain, atol=1e-6)
-    assert differs(run(True), plain)
+def test_dropout_is_on_only_in_training(small):
+    net = unet.UNet(dataclasses.replace(SMALL, dropout=0.3))
+    rngs = {"dropout": jax.random.key(0, impl="unsafe_rbg")}
+    plain = small()
+    np.testing.assert_allclose(small(net=net, rngs=rngs), plain, atol=1e-6)
+    assert differs(small(net=net, train=True, rngs=rngs), plain)
 
 
-def test_half_precision_inside_float32_outside(rig, plain):
-    arch = dataclasses.replace(TINY, dtype="bfloat16")
-    shapes = helpers.init_shapes(unet.UNet(arch), rig.z, rig.t, rig.context)
+def test_half_precision_inside_float32_outside(small):
+    net = unet.UNet(dataclasses.replace(SMALL, dtype="bfloat16"))
+    shapes = helpers.init_shapes(net, small.z, small.t, small.context)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    found = helpers.apply(unet.UNet(arch), rig.params, rig.z, rig.t, rig.context)
+    found, plain = small(net=net), small()
     assert found.dtype == jnp.float32
     error = np.sqrt(np.mean((found - plain) ** 2) / np.mean(plain**2))
     assert 1e-4 < error < 0.05
@@ -193,21 +203,20 @@ def test_plain_attention_needs_no_context():
     assert rig().shape == (2, 8, 8, 3)
 
 
-def test_a_vector_is_embedded_into_the_time(rig, plain):
+def test_a_vector_is_embedded_into_the_time(small):
     vector = helpers.normal(3, 2, 7)
-    told = rig.z, rig.t, rig.context
-    shapes = helpers.init_shapes(rig.net, *told, vector)
-    params = helpers.random_params(shapes)
-    new = set(params["trunk"]) - set(rig.params["trunk"])
-    assert new == {"vector_0", "vector_1"}
-    params = {**params, "trunk": {**params["trunk"], **rig.params["trunk"]}}
-    params |= {k: v for k, v in rig.params.items() if k != "trunk"}
-    found = helpers.apply(rig.net, params, *told, vector)
-    assert differs(found, plain)
-    silent = {k: jax.tree.map(jnp.zeros_like, params["trunk"][k]) for k in new}
-    params = {**params, "trunk": {**params["trunk"], **silent}}
-    silenced = helpers.apply(rig.net, params, *told, vector)
-    np.testing.assert_allclose(silenced, plain, atol=1e-6)
+    told = small.z, small.t, small.context
+    trunk = helpers.init_shapes(small.net, *told, vector)["trunk"]
+    new = {k: v for k, v in trunk.items() if k not in small.params["trunk"]}
+    assert set(new) == {"vector_0", "vector_1"}
+
+    def answer(new):
+        params = {**small.params, "trunk": {**small.params["trunk"], **new}}
+        return small(params=params, vector=vector)
+
+    assert differs(answer(helpers.random_params(new)), small())
+    silent = jax.tree.map(lambda s: jnp.zeros(s.shape), new)
+    np.testing.assert_allclose(answer(silent), small(), atol=1e-6)
 
 
 def test_resampling_blocks_have_no_resampling_convolution():
@@ -248,26 +257,32 @@ def test_attention_stands_where_the_depths_say(rig):
     assert found == wanted
 
 
-def test_heads_by_number_or_by_width(rig):
-    """Two heads of 8 channels are one attention, one head of 16 another."""
-    by_width = dataclasses.replace(TINY, heads=0, head_channels=8)
-    told = rig.params, rig.z, rig.t, rig.context
-    plain = rig()
-    same = helpers.apply(unet.UNet(by_width), *told)
-    np.testing.assert_allclose(same, plain, atol=1e-6)
-    single = dataclasses.replace(TINY, heads=1)
-    assert differs(helpers.apply(unet.UNet(single), *told), plain, by=1e-3)
+def test_heads_by_number_or_by_width(small):
+    """Two heads of 4 channels are one attention, one head of 8 another."""
+    by_width = unet.UNet(dataclasses.replace(SMALL, heads=0, head_channels=4))
+    np.testing.assert_allclose(small(net=by_width), small(), atol=1e-6)
+    single = unet.UNet(dataclasses.replace(SMALL, heads=1))
+    assert differs(small(net=single), small(), by=1e-3)
 
 
 def test_a_fresh_unet_says_zero(rig):
-    told = rig.z, rig.t, rig.context
-    fresh = helpers.fresh_params(rig.net, *told)
-    assert np.all(np.asarray(helpers.apply(rig.net, fresh, *told)) == 0)
-    for name, leaves in {**fresh, **fresh["trunk"]}.items():
-        if "_res_" in name:
-            assert not np.any(leaves["conv_out"]["kernel"]), name
-        if "attn" in name:
-            assert not np.any(leaves["proj_out"]["kernel"]), name
+    """The last layer, each residual block's and each attention's start as zero."""
+
+    @jax.jit
+    def silent(rng):
+        fresh = rig.net.init(rng, rig.z, rig.t, rig.context)["params"]
+        last = {"out": fresh["conv_out"], "stem": fresh["trunk"]["conv_in"]}
+        for name, leaves in {**fresh, **fresh["trunk"]}.items():
+            if "_res_" in name:
+                last[name] = leaves["conv_out"]
+            if "attn" in name:
+                last[name] = leaves["proj_out"]
+        return last
+
+    last = silent(jax.random.key(0, impl="unsafe_rbg"))
+    assert np.all(last.pop("stem")["kernel"] != 0)
+    assert len(last) == 1 + 8 + 4
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(last))
 
 
 def test_downsampling_pads_both_sides():

@@ -29,9 +29,13 @@ def none():
     )
 
 
-def text(*, vocab, length, width, depth, heads, head_channels, null_tokens, dtype):
+def text(
+    *, vocab, length, width, depth, heads, head_channels, pooled, null_tokens, dtype
+):
     """Captions as word pieces through a BERT-style transformer, to `context`.
 
+    pooled: the first token's output goes to `vector` too, which reaches every
+    residual block, as SDXL's pooled text does; LDM's text models go without.
     `null_tokens` is the empty caption before padding with zeros.
     """
     net = text_lib.TextTransformer(
@@ -43,7 +47,9 @@ def text(*, vocab, length, width, depth, heads, head_channels, null_tokens, dtyp
         return net.init(rng, jnp.zeros((1, length), jnp.int32))["params"]
 
     def apply(params, batch):
-        return denoise.Cond(context=net.apply({"params": params}, batch["tokens"]))
+        context = net.apply({"params": params}, batch["tokens"])
+        vector = context[:, 0] if pooled else None
+        return denoise.Cond(context=context, vector=vector)
 
     def null(batch):
         tokens = batch["tokens"]
