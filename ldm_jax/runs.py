@@ -128,15 +128,19 @@ def warn_of_changes(config, saved, sections=None):
             cli.say(f"{key} is {now.get(key)!r}; it was trained with {then.get(key)!r}")
 
 
-def save(run, step):
-    """One checkpoint with all that the next process needs; waits for the files."""
-    meta = {
-        "config": config_lib.to_json(run.config),
-        "first_stage": frozen.digest(run.config),
+def about(config, step):
+    """What a checkpoint says beside the state; `next_batch` is the data's position."""
+    return {
+        "config": config_lib.to_json(config),
+        "first_stage": frozen.digest(config),
         "next_batch": step,
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
     }
-    checkpoint.save(run.manager, step, run.state, meta)
+
+
+def save(run, step):
+    """One checkpoint with all that the next process needs, in the background."""
+    checkpoint.save(run.manager, step, run.state, about(run.config, step))
 
 
 def latest_params(config, workdir):

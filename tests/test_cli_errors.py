@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_shape_is_refused_with_both_trees(c, tmp_path):
     shapes = jax.eval_shape(runs.initial_state(c, system.build(c)), jax.random.key(0))
     state = jax.device_put(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes))
     manager = checkpoint.open(tmp_path / "checkpoints")
-    checkpoint.save(manager, 1, state, {"config": config_lib.to_json(c)})
+    checkpoint.save(manager, 1, state, runs.about(c, 1))
     manager.close()
     c.unet.update(depths=(0,), channels=16)
     c.cond_stage.depth = 2

@@ -40,7 +40,7 @@ def write_run(config, workdir):
     ema = helpers.random_params(shapes.ema, seed=2)
     state = jax.device_put(state.replace(params=params, ema=ema))
     manager = checkpoint.open(workdir / "checkpoints")
-    checkpoint.save(manager, 3, state, {"config": config_lib.to_json(config)})
+    checkpoint.save(manager, 3, state, runs.about(config, 3))
     manager.close()
     return state
 
