@@ -202,28 +202,23 @@ def from_json(text):
 
 
 def from_dict(tree):
-    """The checked config of a nested dict; JSON's lists become tuples again.
+    """The checked config of a nested dict; see `completed`."""
+    return check(ml_collections.ConfigDict(completed(tree)))
+
+
+def completed(tree):
+    """A saved config as a nested dict of today; JSON's lists become tuples again.
 
     A knob that is newer than the dict has its base's value, so that older weight
     files still load: the default of a new knob must be what was before it.
     """
+    if tree.get("task") not in BASES:
+        raise ValueError(f"task {tree.get('task')!r} must be one of {sorted(BASES)}")
 
-    def tuples(value):
+    def merged(value, base):
         if isinstance(value, dict):
-            return {k: tuples(v) for k, v in value.items()}
+            base = base if isinstance(base, dict) else {}
+            return base | {k: merged(v, base.get(k)) for k, v in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    tree = tuples(tree)
-    if tree.get("task") in BASES:
-        tree = _completed(tree, BASES[tree["task"]]().to_dict())
-    return check(ml_collections.ConfigDict(tree))
-
-
-def _completed(tree, base):
-    """The nested dict with what only the base has."""
-    both = {
-        key: _completed(value, base[key])
-        for key, value in tree.items()
-        if isinstance(value, dict) and isinstance(base.get(key), dict)
-    }
-    return base | tree | both
+    return merged(tree, BASES[tree["task"]]().to_dict())

@@ -120,8 +120,8 @@ def warn_of_changes(config, saved, sections=None):
     saved: the JSON of the config then, perhaps of an older base; sections: the only
     ones that count.
     """
-    texts = (config_lib.to_json(config), saved)
-    now, then = (config_rules.flat(json.loads(text)) for text in texts)
+    both = (config.to_dict(), config_lib.completed(json.loads(saved)))
+    now, then = (config_rules.flat(tree) for tree in both)
     for key in sorted(now.keys() | then.keys()):
         counts = sections is None or key.split(".")[0] in sections
         if counts and now.get(key) != then.get(key):
