@@ -1,7 +1,9 @@
 """Learning-rate schedules and the optimizer chain, from `config.optim`."""
 
+import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 from ldm_jax import names
 
@@ -51,7 +53,43 @@ def adam(optim, rate):
     return optax.adam(rate, b1, b2, optim.eps)
 
 
-OPTIMIZERS = {"adamw": adamw, "adam": adam}
+def muon(optim, rate):
+    """Muon (Jordan, 2024) for weights, AdamW for the rest: none of the originals'.
+
+    Updates of weights have the size of AdamW's (Liu et al., 2025: 0.2 a number), so
+    that one rate serves both; the gradients' size has no effect on them. Betas are
+    AdamW's, which has Nesterov's momentum here, as Muon has with its own 0.95.
+    """
+    b1, b2 = optim.betas
+    return contrib.muon(
+        rate,
+        weight_decay=optim.weight_decay,
+        adam_b1=b1,
+        adam_b2=b2,
+        adam_weight_decay=optim.weight_decay,
+        eps=optim.eps,
+        muon_weight_dimension_numbers=_matrices,
+        consistent_rms=0.2,
+    )
+
+
+def _matrices(params):
+    """How Muon reads each weight as a matrix, None where it is not for Muon.
+
+    Kernels [..., in, out] are matrices of all inputs against the outputs. Tables of
+    embeddings are not: a row is one input of its own, seen in few batches.
+    """
+
+    def read(path, x):
+        if path[-1].key != "kernel":
+            return None
+        *inputs, output = range(x.ndim)
+        return contrib.MuonDimensionNumbers(tuple(inputs), (output,))
+
+    return jax.tree.map_with_path(read, params)
+
+
+OPTIMIZERS = {"adamw": adamw, "adam": adam, "muon": muon}
 
 
 def learning_rate(optim):

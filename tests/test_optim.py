@@ -149,3 +149,51 @@ def test_players_have_states_of_their_own():
     assert set(state.inner_states) == {"generator", "discriminator"}
     moments = [s.shape for s in jax.tree.leaves(state.inner_states["discriminator"])]
     assert moments.count((3,)) == 2
+
+
+def orthogonal_part(matrix):
+    """U V^T of the singular value decomposition: what Muon steps along."""
+    u, _, vt = np.linalg.svd(np.float64(matrix), full_matrices=False)
+    return u @ vt
+
+
+def test_muon_makes_the_update_of_a_kernel_orthogonal():
+    """A convolution's kernel is one matrix, all its inputs against the outputs.
+
+    Newton-Schulz in five steps brings every singular value near 1, not onto it.
+    """
+    optim = section(optimizer="muon", schedule="constant", weight_decay=0.0)
+    start = {"unet": {"kernel": jnp.zeros((3, 3, 5, 8))}}
+    given = helpers.normal(0, 3, 3, 5, 8)
+    (found,) = run(
+        optim_lib.make(optim), 1, start, lambda _: {"unet": {"kernel": given}}
+    )
+    update = np.asarray(found["unet"]["kernel"]).reshape(45, 8)
+    size = 1e-2 * 0.2 * np.sqrt(45)  # Liu et al. (2025), eq. 4
+    values = np.linalg.svd(update, compute_uv=False) / size
+    assert np.all((values > 0.6) & (values < 1.3))
+    wanted = -orthogonal_part(np.asarray(given).reshape(45, 8))
+    cosine = np.sum(update * wanted) / np.linalg.norm(update) / np.linalg.norm(wanted)
+    assert cosine > 0.97
+
+
+def test_muon_leaves_the_rest_to_adamw():
+    """Embeddings, norms and biases: AdamW with Nesterov's momentum and the betas."""
+    optim = section(optimizer="muon", schedule="constant", betas=(0.8, 0.9))
+    start = {
+        "unet": {"embedding": helpers.normal(0, 4, 3), "bias": helpers.normal(1, 2)}
+    }
+    given = lambda step: jax.tree.map(lambda x: helpers.normal(step, *x.shape), start)
+    found = run(optim_lib.make(optim), 3, start, given)
+    tx = optax.adamw(1e-2, 0.8, 0.9, 1e-8, weight_decay=0.01, nesterov=True)
+    for have, want in zip(found, run(tx, 3, start, given), strict=True):
+        assert helpers.largest_difference(have, want) < 1e-7
+
+
+def test_muon_decays_kernels():
+    optim = section(optimizer="muon", schedule="constant", weight_decay=0.5)
+    start = {"unet": {"kernel": helpers.normal(0, 3, 2)}}
+    still = lambda step: jax.tree.map(jnp.zeros_like, start)
+    (found,) = run(optim_lib.make(optim), 1, start, still)
+    wanted = jax.tree.map(lambda p: p * (1 - 1e-2 * 0.5), start)
+    assert helpers.largest_difference(found, wanted) < 1e-6
