@@ -48,7 +48,7 @@ def _optim():
         final_factor=1.0,  # times lr: where "warmup_cosine" ends
         betas=(0.9, 0.999),
         eps=1e-8,
-        weight_decay=0.01,  # torch's default for AdamW; "adam" has none
+        weight_decay=0.01,  # torch's default for AdamW, Muon's here; "adam" has none
         clip_norm=0.0,  # largest norm of the gradients; 0: not clipped
     )
 
@@ -99,7 +99,7 @@ def latent_diffusion():
                 vocabulary="",  # word pieces, one a line
                 vocab=30_522,  # how many lines that file has
                 length=77,  # tokens
-                width=1280,  # of the context; must equal unet.context_width
+                width=1280,  # of the context
                 depth=32,
                 heads=8,
                 head_channels=64,

@@ -1,8 +1,13 @@
 """What `config.check` asks of a config. Every error names the key and says why."""
 
 import difflib
+import math
 
 import ml_collections
+
+# How the keys end whose values are counts of at least 1.
+POSITIVE = ("batch_size", "image_size", "_every", "steps", "_batches", "pictures")
+POSITIVE += ("keep_checkpoints", "accumulate")
 
 
 def flat(c, prefix=""):
@@ -37,21 +42,29 @@ def same_types(c, base):
     """None and values of another type than the base's are refused."""
     have, want = flat(c), flat(base)
     for key, value in have.items():
-        wanted = type(want[key])
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            continue
-        if type(value) is not wanted:
+        if not _alike(value, want[key]):
             raise TypeError(
                 f"{key} is {value!r} ({type(value).__name__}), it must be of type "
-                f"{wanted.__name__}, like the default {want[key]!r}"
+                f"{type(want[key]).__name__}, like the default {want[key]!r}"
             )
+
+
+def _alike(value, default):
+    """Of one type, the elements of tuples too; an int may stand for a float."""
+    if isinstance(value, tuple) and isinstance(default, tuple) and default:
+        return all(_alike(element, default[0]) for element in value)
+    if type(default) is float and type(value) is int:
+        return True
+    return type(value) is type(default)
 
 
 def cross_field(c):
     """Rules between keys."""
     for key, value in flat(c).items():
-        if key.endswith(("batch_size", "image_size", "_every", "steps")):
+        if key.endswith(POSITIVE):
             _positive(key, value)
+        if isinstance(value, float):
+            _require(math.isfinite(value), f"{key} is {value}, it must be finite")
     _data(c)
     _first_stage(c.first_stage, c.data.image_size)
     _train(c)
@@ -71,7 +84,7 @@ def _positive(key, value):
 def _data(c):
     batch, parts = c.data.batch_size, c.train.accumulate
     _require(
-        parts >= 1 and batch % parts == 0,
+        batch % parts == 0,
         f"data.batch_size {batch} must divide by train.accumulate {parts}",
     )
     _require(
@@ -81,8 +94,13 @@ def _data(c):
 
 
 def _train(c):
-    decay = c.train.ema_decay
+    decay, optim = c.train.ema_decay, c.optim
     _require(0 <= decay < 1, f"train.ema_decay {decay} must be in [0, 1)")
+    _require(
+        optim.schedule != "warmup_cosine" or optim.decay_steps > optim.warmup_steps,
+        f"optim.decay_steps {optim.decay_steps} must be more than optim.warmup_steps "
+        f"{optim.warmup_steps}: the cosine lies between them",
+    )
 
 
 def _levels(section, name, key):
@@ -147,3 +165,26 @@ def _diffusion(c):
         f"must divide by two for each level of unet.mult {unet.mult} after the first",
     )
     _require(0 <= cond.drop <= 1, f"cond_stage.drop {cond.drop} must be in [0, 1]")
+    _heard(c)
+
+
+def _heard(c):
+    """No switch of the conditioning that changes nothing."""
+    unet, cond = c.unet, c.cond_stage
+    depths = (*unet.depths, unet.mid_depth)
+    plain = unet.attention == "plain"
+    _require(
+        not plain or max(depths) <= 1,
+        f"unet.depths {unet.depths} and unet.mid_depth {unet.mid_depth} must be 0 or 1 "
+        "where unet.attention is 'plain'",
+    )
+    _require(
+        cond.kind != "text" or cond.pooled or not (plain or max(depths) == 0),
+        "cond_stage.kind 'text' is not heard: it needs unet.attention 'transformer' "
+        "with a depth above 0, or cond_stage.pooled",
+    )
+    _require(
+        cond.kind != "none" or c.sample.scale == 1,
+        f"sample.scale {c.sample.scale} guides nothing where cond_stage.kind is "
+        "'none': it must be 1",
+    )

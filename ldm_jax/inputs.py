@@ -17,7 +17,10 @@ def tokenizer(vocabulary, length, on_long="raise"):
 
 
 def words(section, on_long="raise"):
-    """The tokenizer of a cond_stage section; ValueError if `vocab` is not its size."""
+    """The tokenizer of a cond_stage section.
+
+    Raises ValueError if `vocab` is not its size or `null_tokens` not its empty caption.
+    """
     path = paths.resolve(section.vocabulary)
     if not path.is_file():
         raise FileNotFoundError(
@@ -28,6 +31,12 @@ def words(section, on_long="raise"):
         raise ValueError(
             f"cond_stage.vocab is {section.vocab}, but {path} has {len(found)} word "
             "pieces, one a line: they must be equal"
+        )
+    empty, null = found([""])[0], list(section.null_tokens)
+    if list(empty) != null + [0] * (section.length - len(null)):
+        raise ValueError(
+            f"cond_stage.null_tokens is {section.null_tokens}, but the empty caption "
+            f"is {tuple(map(int, empty[empty > 0]))} in {path}: they must be equal"
         )
     return found
 

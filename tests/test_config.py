@@ -99,8 +99,27 @@ BROKEN = {
     "data.batch_size 4 must divide by train.accumulate 3": {
         "train": dict(accumulate=3),
     },
-    "data.batch_size 4 must divide by train.accumulate 0": {
-        "train": dict(accumulate=0),
+    "train.accumulate is 0, it must be at least 1": {"train": dict(accumulate=0)},
+    "train.keep_checkpoints is 0, it must be at least 1": {
+        "train": dict(keep_checkpoints=0),
+    },
+    "train.pictures is 0, it must be at least 1": {"train": dict(pictures=0)},
+    "train.validation_batches is 0, it must be at least 1": {
+        "train": dict(validation_batches=0),
+    },
+    "optim.lr is nan, it must be finite": {"optim": dict(lr=float("nan"))},
+    "optim.decay_steps 2 must be more than optim.warmup_steps 2": {
+        "optim": dict(schedule="warmup_cosine", decay_steps=2),
+    },
+    "unet.mid_depth 2 must be 0 or 1 where unet.attention is 'plain'": {
+        "unet": dict(attention="plain", mid_depth=2),
+    },
+    "cond_stage.kind 'text' is not heard: it needs": {
+        "unet": dict(depths=(0, 0), mid_depth=0),
+    },
+    "with a depth above 0, or cond_stage.pooled": {"unet": dict(attention="plain")},
+    "sample.scale 2.0 guides nothing where cond_stage.kind is 'none'": {
+        "cond_stage": dict(kind="none"),
     },
     "train.pictures 5 must be at most data.batch_size 4": {
         "train": dict(pictures=5),
@@ -153,6 +172,12 @@ def test_values_that_contradict_each_other_are_refused_in_words(c, words):
     with pytest.raises(ValueError) as caught:
         config.check(c)
     assert words in str(caught.value)
+
+
+def test_what_a_tuple_holds_has_its_type_too(c):
+    c.unet.depths = (0, 1.5)
+    with pytest.raises(TypeError, match=r"unet.depths is \(0, 1.5\)"):
+        config.check(c)
 
 
 @pytest.mark.parametrize("make", [helpers.tiny_config, helpers.tiny_autoencoder_config])
