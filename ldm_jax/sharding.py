@@ -33,11 +33,6 @@ def batch_sharding(mesh):
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def micro_batch_sharding(mesh):
-    """For [accumulation, rows, ...]: the second axis over all devices."""
-    return NamedSharding(mesh, P(None, BATCH_AXES))
-
-
 def params_sharding(shapes, mesh, min_size=2**18):
     """A sharding for each leaf of a tree of shapes (parameters, or a train state).
 

@@ -36,8 +36,8 @@ def make_train_step(grads_fn, tx, learning_rate, *, seed, ema_decay, accumulate)
 
     `grads_fn` is System.grads. With `accumulate` > 1 the batch goes through it in
     that many parts, one after the other; keys belong to pictures, so the sum is
-    the big batch's. A step whose loss or gradients are not finite changes nothing
-    but the counters and `step`: its batch is skipped, its numbers are reported.
+    the big batch's. A step whose loss, gradients or updates are not finite changes
+    nothing but the counters and `step`: its batch is skipped, its numbers are reported.
     """
 
     def train_step(state, frozen, batch):
@@ -45,9 +45,10 @@ def make_train_step(grads_fn, tx, learning_rate, *, seed, ema_decay, accumulate)
         keys = picture_keys(seed, state.step, size)
         grads, extra, metrics = accumulated(state, frozen, keys, batch)
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
-
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        numbers = jnp.stack([norm, metrics["loss"], optax.tree.norm(updates)])
+        finite = jnp.all(jnp.isfinite(numbers))
+
         params = optax.apply_updates(state.params, updates)
         new = (params, average(state, params), opt_state, extra)
         old = (state.params, state.ema, state.opt_state, state.extra)
@@ -63,7 +64,8 @@ def make_train_step(grads_fn, tx, learning_rate, *, seed, ema_decay, accumulate)
         metrics = {
             **metrics,
             "grad_norm": norm,
-            "lr": jnp.float32(learning_rate(state.step)),
+            # Skipped steps do not count for the optimizer.
+            "lr": jnp.float32(learning_rate(state.step - state.extra["bad_steps"])),
             "bad_steps": extra["bad_steps"],
             "bad_in_a_row": extra["bad_in_a_row"],
         }
@@ -75,7 +77,9 @@ def make_train_step(grads_fn, tx, learning_rate, *, seed, ema_decay, accumulate)
             return grads_fn(state.params, frozen, state.extra, state.step, keys, batch)
 
         def parts(x):
-            return x.reshape(accumulate, -1, *x.shape[1:])
+            # Part i takes rows i, i + accumulate, ...: every part has rows of every
+            # device, so none has to be moved.
+            return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
         def one(extra, part):
             keys, batch = part

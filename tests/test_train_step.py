@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from ldm_jax import optim, system, train_step, trees
+from ldm_jax import optim, sharding, system, train_step, trees
 
 RATE = 0.1
 
@@ -110,6 +110,49 @@ def test_extra_goes_through_the_parts_one_after_the_other():
     state, _ = step(state, FROZEN, toy_batch(1.0, 3.0))
     assert float(state.extra["seen"]) == 4
     assert set(state.extra) == {"seen", "bad_steps", "bad_in_a_row"}
+
+
+def test_an_update_that_is_not_finite_is_skipped_too():
+    """A rate that is NaN from the third step on, with gradients that are fine."""
+    rate = lambda step: jnp.where(step < 2, RATE, jnp.nan)
+    step = train_step.make_train_step(
+        toy_grads, optax.sgd(rate), rate, seed=0, ema_decay=0, accumulate=1
+    )
+    params = {"unet": {"w": jnp.ones(2)}}
+    start = {"seen": jnp.float32(0)}
+    state = train_step.init_state(params, start, optax.sgd(rate), 0)
+    for _ in range(4):
+        state, numbers = jax.jit(step)(state, FROZEN, toy_batch(1.0, 1.0))
+    assert int(numbers["bad_in_a_row"]) == 2
+    assert np.all(np.isfinite(state.params["unet"]["w"]))
+
+
+def test_a_skipped_step_leaves_the_rate_where_it_was():
+    step, state = toy_step()
+    state, _ = step(state, FROZEN, toy_batch(np.nan, 1.0))
+    _, numbers = step(state, FROZEN, toy_batch(1.0, 1.0))
+    assert float(numbers["lr"]) == pytest.approx(RATE)
+
+
+def test_parts_of_a_spread_batch_stay_where_they_are():
+    """Each device has rows of each part: no row is sent to another device."""
+    mesh = sharding.make_mesh()
+    rows = sharding.batch_sharding(mesh)
+
+    def grads(params, frozen, extra, step, keys, batch):
+        loss = jnp.mean(batch["image"] ** 2)
+        return params, extra, {"loss": loss}
+
+    tx = optax.sgd(RATE)
+    step = train_step.make_train_step(
+        grads, tx, lambda step: RATE, seed=0, ema_decay=0, accumulate=2
+    )
+    state = train_step.init_state({"w": jnp.ones(2)}, {}, tx, 0)
+    shape = jax.ShapeDtypeStruct((2 * mesh.size, 1000), jnp.float32, sharding=rows)
+    program = jax.jit(step).lower(state, {}, {"image": shape}).compile().as_text()
+    moved = [x for x in program.splitlines() if "1000" in x and "all-" in x]
+    assert mesh.size == 4 and not moved
+    assert "all-reduce" in program  # of the mean: it does run on all of them
 
 
 def test_keys_belong_to_pictures():
