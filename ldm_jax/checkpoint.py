@@ -53,6 +53,8 @@ def _set_aside_broken(folder):
         missing = [name for name in FILES if not (step / name).is_file()]
         if missing:
             aside = step.with_name(f"broken_{step.name}")
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}_again")
             LOG.warning("checkpoint %s lacks %s: set aside", step, missing)
             step.rename(aside)
 

@@ -88,7 +88,7 @@ def fail(error):
     while "Traceback" in str(error) and error.__context__ is not None:
         error = error.__context__
     words = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"error: {words}", file=sys.stderr)
+    print(f"error: {words}\n(--debug shows where)", file=sys.stderr)
     sys.exit(2)
 
 

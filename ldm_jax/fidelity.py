@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import evaluation, generation, pictures, reconstruction
+from ldm_jax import cli, evaluation, generation, pictures, reconstruction
 from ldm_jax.data import captions, singles, sprites
 from ldm_jax.models import perceptual
 from ldm_jax.weights import cache
@@ -81,7 +81,6 @@ def real(asked, size):
         place = {
             "scale": gen.uniform(*singles.SCALES),
             "offset": gen.uniform(-singles.SHIFT, singles.SHIFT, 2),
-            "flip": bool(gen.integers(2)),
         }
         images.append(_plain(label, colour, size, **place))
     return np.stack(images)
@@ -105,9 +104,9 @@ def describe(params, images, net="vgg16"):
     Each tap is averaged over 4 x 4 cells, scaled to unit length, and all three count
     alike. Chosen on real pictures, before there was a model, from single and several
     taps, 1, 2 and 4 cells, plain, centred and channel-normalised activations: all find
-    the own sprite at the training set's places and flips, and this one also at twice
-    those ranges (100% nearest), shrunk to 16 px and back (94%) and under noise of 25
-    grey levels (91%). One cell a side, or relu5_3 alone, falls below 50% there.
+    the own sprite at the training set's places, mirrored or not, and this one also at
+    twice those ranges (100% nearest), shrunk to 16 px and back (94%) and under noise of
+    25 grey levels (91%). One cell a side, or relu5_3 alone, falls below 50% there.
     """
     taps = perceptual.features(params, pictures.to_float(images), net)
     parts = [_coarse(taps[tap]) for tap in TAPS]
@@ -227,9 +226,11 @@ def evaluate(model, names, seeds, seed, batch_size, progress):
 def draw(model, asked, seed, batch_size, bar):
     """The model's pictures of the prompts: uint8 [n, S, S, 3]."""
     keys = generation.keys(seed, np.arange(len(asked.labels)))
-    batch = generation.tokens(model.config, asked.captions())
+    batch = generation.tokens(model.config, asked.captions(), cli.say)
     images = []
     for x in generation.generate(model, batch, keys, batch_size):
+        if not np.isfinite(x).all():
+            raise FloatingPointError("the model draws pictures that are not finite")
         images.append(np.asarray(pictures.to_uint8(x)))
         bar.update(len(x))
     return np.concatenate(images)

@@ -23,7 +23,7 @@ class Model:
     config: object
     system: system_lib.System
     params: dict
-    weights: str  # what the pictures are made with: a file's hash, or run and step
+    weights: str  # the hash of the file, or of a run's parameters, and which run
     mesh: jax.sharding.Mesh
 
 
@@ -77,7 +77,7 @@ def from_file(config, weights=EMBEDDED):
 def from_run(config, workdir):
     """The Model of a run's newest checkpoint, averaged weights if it keeps them."""
     params, step = runs.latest_params(config, workdir)
-    return _model(config, params, f"{workdir} step {step}", str(workdir))
+    return _model(config, params, runs.label(params, workdir, step), str(workdir))
 
 
 def _model(config, params, weights, name):

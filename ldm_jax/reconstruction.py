@@ -28,14 +28,24 @@ def model(config, workdir=None, weights=""):
     """
     system = system_lib.build(config)
     if config.task == "latent_diffusion":
+        if workdir:
+            raise ValueError(
+                "a latent diffusion run trains no first stage: leave --workdir out to "
+                "judge the one that its config names"
+            )
         params = frozen.load(config, system)
         label = own.digest(paths.resolve(config.first_stage.weights))
     elif workdir:
         params, step = runs.latest_params(config, workdir)
-        label = f"{workdir} step {step}"
+        label = runs.label(params, workdir, step)
     else:
         path = paths.resolve(weights)
         params, _, _ = own.load_weights(path)
+        if "first_stage" not in params:
+            raise ValueError(
+                f"{path} holds no first stage: name one with --weights, or a run with "
+                "--workdir"
+            )
         label = own.digest(path)
     params = {"first_stage": params["first_stage"]}
     shapes = jax.eval_shape(system.init, jax.random.key(0))

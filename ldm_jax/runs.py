@@ -21,6 +21,7 @@ from ldm_jax import (
 )
 from ldm_jax import config as config_lib
 from ldm_jax import system as system_lib
+from ldm_jax.weights import own
 
 # The sections that decide what trained parameters mean.
 MODEL = ("schedule", "first_stage", "cond_stage", "unet", "loss")
@@ -96,7 +97,13 @@ def prepare(config, workdir):
 def check_frozen(config, system, trained, loaded):
     """Every parameter is trained or loaded: none stays as it was drawn."""
     everything = trees.flatten(jax.eval_shape(system.init, jax.random.key(0)))
-    missing = everything.keys() - trees.flatten(trained) - trees.flatten(loaded).keys()
+    trained, loaded = trees.flatten(trained).keys(), trees.flatten(loaded).keys()
+    if trained & loaded:
+        raise ValueError(
+            f"train.trainable {config.train.trainable} covers {len(trained & loaded)} "
+            f"parameters that are loaded from a file: {sorted(trained & loaded)[:6]}"
+        )
+    missing = everything.keys() - trained - loaded
     if missing:
         raise ValueError(
             f"{len(missing)} parameters are neither in train.trainable "
@@ -145,15 +152,27 @@ def save(run, step):
 
 def latest_params(config, workdir):
     """(parameters, step) of a run's newest checkpoint: the average if there is one."""
-    init = initial_state(config, system_lib.build(config))
+    system = system_lib.build(config)
     folder = pathlib.Path(workdir) / "checkpoints"
     manager = checkpoint.open(folder, read_only=True)
     step = checkpoint.latest(manager)
     if step is None:
         raise FileNotFoundError(f"{folder} holds no checkpoint")
+    # What lies beside the parameters is as the run's own optimizer left it.
+    then = json.loads(checkpoint.read_meta(manager, step)["config"])
+    as_saved = config.copy_and_resolve_references()
+    as_saved.update(
+        {key: config_lib.completed(then)[key] for key in ("optim", "train")}
+    )
+    init = initial_state(as_saved, system)
     shapes = jax.eval_shape(init, jax.random.key(0))
     state, meta = checkpoint.restore(manager, step, shapes)
     manager.close()
     warn_of_changes(config, meta["config"], MODEL)
     check_first_stage(config, workdir, meta)
     return state.ema or state.params, step
+
+
+def label(params, workdir, step):
+    """What pictures say they were made with: the parameters' hash, and which run."""
+    return f"{own.digest_of(params)} ({workdir} step {step})"

@@ -106,10 +106,10 @@ def loop(run, step_fn, validator, writer, stop):
             bar.update(waited, note)
             if metrics.due(step, train.validate_every) or last:
                 writer.write(step, "validation", validator.numbers(run.state))
-            if metrics.due(step, train.picture_every) or last:
-                validator.draw(run.state, writer, step)
             if metrics.due(step, train.checkpoint_every) or last or stopping:
                 runs.save(run, step)
+            if metrics.due(step, train.picture_every) or last:
+                validator.draw(run.state, writer, step)
             if stopping and not last:
                 run.manager.wait_until_finished()
                 bar.close()

@@ -144,6 +144,7 @@ def test_a_step_that_was_killed_while_saving_is_not_picked_up(folder):
 def test_a_broken_step_is_set_aside(folder, lost, caplog):
     path = folder / "2" / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / "broken_2").mkdir()  # it happened before
     manager = checkpoint.open(folder)
     assert "set aside" in caplog.text
     assert checkpoint.latest(manager) == 1
@@ -153,7 +154,7 @@ def test_a_broken_step_is_set_aside(folder, lost, caplog):
     manager.wait_until_finished()
     assert checkpoint.latest(manager) == 2
     manager.close()
-    assert pathlib.Path(folder / "broken_2").is_dir()
+    assert pathlib.Path(folder / "broken_2_again" / "_CHECKPOINT_METADATA").is_file()
 
 
 def test_long_reports_are_cut():

@@ -9,7 +9,7 @@ import pytest
 import tiny_autoencoder
 import tiny_text_to_image
 
-from ldm_jax import checkpoint, generation, runs, system
+from ldm_jax import checkpoint, generation, reconstruction, runs, system
 from ldm_jax import config as config_lib
 from ldm_jax.weights import own
 
@@ -61,6 +61,12 @@ WRONG = {
     },
     "neither in train.trainable .*'unet',.* nor loaded: .'cond_stage/": {
         "train": dict(trainable=("unet",)),
+    },
+    "train.trainable .*'first_stage'.* covers .* loaded from a file: .'first_stage/": {
+        "train": dict(trainable=("unet", "cond_stage", "first_stage")),
+    },
+    r"cond_stage.null_tokens is .101, 102., but the empty caption is .2, 3.": {
+        "cond_stage": dict(null_tokens=(101, 102)),
     },
     "first_stage.scale is 2.0, but .*stage.safetensors was measured to need 1": {
         "first_stage": dict(scale=2.0),
@@ -132,6 +138,29 @@ def test_a_checkpoint_of_another_shape_is_refused_with_both_trees(c, tmp_path):
         assert "only in the checkpoint (" in words
         assert "only in the config's model (" in words and "cond_stage/attn_1" in words
         assert "saved (3, 3, 4, 8) wanted (3, 3, 4, 16)" in words
+
+
+def test_parameters_outlive_a_change_of_the_optimizer(c, tmp_path):
+    """What lies beside them in the checkpoint need not fit the config of today."""
+    shapes = jax.eval_shape(runs.initial_state(c, system.build(c)), jax.random.key(0))
+    state = jax.device_put(jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes))
+    manager = checkpoint.open(tmp_path / "checkpoints")
+    checkpoint.save(manager, 1, state, runs.about(c, 1))
+    manager.close()
+    c.optim.optimizer = "muon"
+    params, step = runs.latest_params(c, tmp_path)
+    assert step == 1 and set(params) == {"unet", "cond_stage"}
+    with pytest.raises(ValueError, match="does not fit this config"):
+        runs.prepare(c, tmp_path)
+
+
+def test_reconstruction_wants_a_first_stage(c, tmp_path):
+    path = tmp_path / "unet.safetensors"
+    own.save_weights(path, {"unet": {"bias": np.zeros(1)}}, {}, {})
+    with pytest.raises(ValueError, match="holds no first stage: name one"):
+        reconstruction.model(tiny_autoencoder.get_config(), weights=path)
+    with pytest.raises(ValueError, match="trains no first stage: leave --workdir out"):
+        reconstruction.model(c, workdir=tmp_path)
 
 
 def test_a_run_without_checkpoints_is_named(c, tmp_path):

@@ -93,6 +93,17 @@ def test_a_forged_dtype_is_refused():
         pickles.loads(data)
 
 
+@pytest.mark.parametrize("name", ["numeric._frombuffer", "multiarray.scalar"])
+def test_what_only_looks_like_a_dtype_is_refused(name):
+    """An object with an attribute `dtype`, made of an OrderedDict's state."""
+    forged = Calls(collections.OrderedDict, state={"dtype": "S4"})
+    package, function = name.split(".")
+    call = getattr(getattr(np._core, package), function)
+    told = (forged, b"word") if function == "scalar" else (b"word", forged, (1,), "C")
+    with pytest.raises(pickles.Refused, match="plain number"):
+        pickles.loads(pickle.dumps(Calls(call, *told), 3))
+
+
 def test_the_class_ndarray_cannot_be_called():
     with pytest.raises(TypeError, match="not callable"):
         pickles.loads(pickle.dumps(Calls(np.ndarray, (2, 2))))

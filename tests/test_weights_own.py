@@ -49,6 +49,25 @@ def test_round_trip(path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_the_hash_of_parameters_is_of_names_types_and_numbers():
+    found = {own.digest_of(make_params())}
+    assert found == {own.digest_of(make_params())}
+    for change in (np.float32(0.25), np.float64(0.5), np.float32([0.5])):
+        params = make_params()
+        params["first_stage"]["scale"] = change
+        found.add(own.digest_of(params))
+    found.add(own.digest_of({"net": make_params()}))
+    assert len(found) == 5 and all(len(text) == 12 for text in found)
+
+
+def test_a_number_that_does_not_fit_is_named(tmp_path):
+    params = {"unet": {"kernel": np.float32([1.0, 1e5])}}
+    with pytest.raises(ValueError, match="unet/kernel has numbers that float16 cannot"):
+        own.save_weights(tmp_path / "x", params, CONFIG, META, dtype="float16")
+    assert not list(tmp_path.iterdir())
+    own.save_weights(tmp_path / "x", params, CONFIG, META, dtype="bfloat16")
+
+
 def test_half_precision_is_read_as_float32(tmp_path, path):
     small = tmp_path / "small.safetensors"
     own.save_weights(small, make_params(), CONFIG, META, dtype="float16")

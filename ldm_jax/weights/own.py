@@ -25,7 +25,7 @@ def save_weights(path, params, config, meta, dtype=None):
     for name, leaf in trees.flatten(params).items():
         array = np.asarray(leaf, order="C")
         if dtype is not None and array.dtype in FLOATS:
-            array = array.astype(dtype)
+            array = _narrowed(name, array, dtype)
         arrays[name] = array
     header = {
         "config": json.dumps(config, sort_keys=True),
@@ -39,6 +39,14 @@ def save_weights(path, params, config, meta, dtype=None):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _narrowed(name, array, dtype):
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype)
+    if np.isfinite(array).all() and not np.isfinite(narrow).all():
+        raise ValueError(f"{name} has numbers that {dtype} cannot hold: try bfloat16")
+    return narrow
 
 
 def _with_sorted_header(blob):
@@ -63,8 +71,9 @@ def load_weights(path):
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.offset_keys()}
-    except (safetensors.SafetensorError, OSError, TypeError, AttributeError) as error:
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, OSError, TypeError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     config, meta = (_header_dict(path, header, key) for key in ("config", "meta"))
     return _nested(path, arrays), config, meta
@@ -99,6 +108,16 @@ def digest(path):
     """The first 12 hexadecimal digits of the file's sha256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def digest_of(params):
+    """The same length of hash of parameters in memory: of names, types and numbers."""
+    found = hashlib.sha256()
+    for name, leaf in sorted(trees.flatten(params).items()):
+        array = np.asarray(leaf, order="C")
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(array)
+    return found.hexdigest()[:12]
 
 
 def check_tree(params, shapes, name="the weights file"):

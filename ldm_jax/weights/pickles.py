@@ -73,12 +73,14 @@ class _Array:
 
 
 def _from_buffer(data, dtype, shape, order, axes=None):
-    if axes is not None:
-        raise Refused("an array with permuted axes is not allowed")
+    if axes is not None or not isinstance(dtype, _Dtype):
+        raise Refused("an array without plain numbers in plain order is not allowed")
     return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 
 def _scalar(dtype, data):
+    if not isinstance(dtype, _Dtype):
+        raise Refused("a scalar that is no plain number is not allowed")
     return np.frombuffer(data, dtype.dtype, count=1)[0]
 
 
