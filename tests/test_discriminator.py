@@ -93,3 +93,14 @@ def test_weights_start_narrow():
     scale = np.asarray(params["norm_1"]["scale"])
     np.testing.assert_allclose([scale.mean(), scale.std()], [1, 0.02], atol=0.01)
     assert not np.any(params["norm_1"]["bias"])
+
+
+def test_biases_start_as_torchs():
+    """U(-1, 1) over the root of 16 times the input channels; Flax's are zero."""
+    net = discriminator.PatchDiscriminator(channels=64, depth=2)
+    params = helpers.fresh_params(net, jnp.zeros((1, 16, 16, 3)))
+    bias = np.asarray(params["conv_0"]["bias"])
+    bound = 1 / np.sqrt(16 * 3)
+    assert 0.8 * bound < np.abs(bias).max() <= bound and abs(bias.mean()) < 0.3 * bound
+    last = np.abs(np.asarray(params["logits"]["bias"]))
+    assert 0 < last.max() <= 1 / np.sqrt(16 * 256)

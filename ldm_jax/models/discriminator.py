@@ -36,6 +36,7 @@ class PatchDiscriminator(nn.Module):
                 padding=layers.SAME,
                 use_bias=bias,
                 kernel_init=normal,
+                bias_init=layers.torch_bias(4 * 4 * h.shape[-1]),
                 dtype=self.dtype,
                 name=name,
             )(h)
