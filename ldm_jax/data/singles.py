@@ -1,4 +1,8 @@
-"""Single objects on plain coloured backgrounds, endless and known by (seed, index)."""
+"""Single objects on plain coloured backgrounds, endless and known by (seed, index).
+
+They are never mirrored, as LDM's text-to-image data are not: a small model would
+have to learn each object twice.
+"""
 
 import dataclasses
 import functools
@@ -13,7 +17,7 @@ TAGGED = 0.15
 COLOUR_NAMES = tuple(captions.COLOURS)
 
 
-def single(sprite, colour, size, scale=0.85, offset=(0.0, 0.0), flip=False):
+def single(sprite, colour, size, scale=0.85, offset=(0.0, 0.0)):
     """One picture: uint8 [size, size, 3] and the object's alpha, float32 [size, size].
 
     sprite is a cell of the sheet; colour a name of COLOURS or an RGB triple; scale
@@ -25,7 +29,7 @@ def single(sprite, colour, size, scale=0.85, offset=(0.0, 0.0), flip=False):
     centre = [(0.5 + shift) * size - side / 2 for shift in offset]
     left, top = (round(c) for c in centre)
     layer = np.zeros((size, size, 4), np.float32)
-    pixels = sprites.draw(sprite, side, side, flip)
+    pixels = sprites.draw(sprite, side, side)
     y, x = slice(max(top, 0), top + side), slice(max(left, 0), left + side)
     cut = pixels[max(-top, 0) : size - top, max(-left, 0) : size - left]
     layer[y, x] = cut
@@ -72,7 +76,6 @@ class Singles:
         place = {
             "scale": rng.uniform(*SCALES),
             "offset": rng.uniform(-SHIFT, SHIFT, 2),
-            "flip": bool(rng.integers(2)),
         }
         name = COLOUR_NAMES[colour]
         rgb = np.clip(
