@@ -1,6 +1,6 @@
 """Draws docs/curves.png from the metrics of the runs that made the embedded weights.
 
-python docs/curves.py        (needs matplotlib: requirements-test.txt)
+python -m docs.curves        (needs matplotlib: requirements-test.txt)
 """
 
 import pathlib

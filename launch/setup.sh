@@ -74,7 +74,7 @@ install() {
   cp "$file" "$stamp"
 }
 
-[ -e .venv/bin/python ] || make_venv
+[ -e .venv ] || make_venv
 check_venv
 for file in requirements.txt "$@"; do
   install "$file"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lint, layout and the fast tests; arguments go to pytest.
-#   bash launch/test.sh [-m slow] [tests/test_samplers.py ...]
+#   bash launch/test.sh [-m multiprocess] [tests/test_samplers.py ...]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -19,6 +19,7 @@ def draw(model, prompts, n, seed, batch_size, out):
     """
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    (out / "manifest.jsonl").unlink(missing_ok=True)  # it would not be of these
     repeated = [prompt for prompt in prompts for _ in range(n)] or [""] * n
     batch = generation.tokens(model.config, repeated, cli.say) if prompts else {}
     settings = model.config.sample.to_dict()

@@ -59,7 +59,7 @@ def _train():
         trainable=("unet", "cond_stage"),  # path patterns; the rest is frozen
         accumulate=1,  # micro-batches per step; the batch must divide by it
         ema_decay=0.9999,  # warmed up as (1 + n) / (10 + n); 0: no average
-        max_bad_steps=10,  # abort after so many non-finite steps in a row
+        max_bad_steps=10,  # abort at a log step after so many non-finite in a row
         log_every=50,
         checkpoint_every=1_000,
         keep_checkpoints=2,

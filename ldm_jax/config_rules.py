@@ -166,6 +166,12 @@ def _diffusion(c):
     )
     _require(0 <= cond.drop <= 1, f"cond_stage.drop {cond.drop} must be in [0, 1]")
     _heard(c)
+    for key, sampler in (("eta", "ddim"), ("posterior", "ddpm")):
+        _require(
+            c.sample[key] == 0 or c.sample.sampler == sampler,
+            f"sample.{key} {c.sample[key]} is of the sampler {sampler!r}, "
+            f"sample.sampler is {c.sample.sampler!r}: it must be 0",
+        )
 
 
 def _heard(c):

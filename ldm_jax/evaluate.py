@@ -22,20 +22,32 @@ import pathlib
 import time
 
 from absl import flags
+import jax
 import numpy as np
 import tqdm
 
-from ldm_jax import cli, fidelity, generation, names, pictures, reconstruction
+from ldm_jax import (
+    cli,
+    fidelity,
+    generation,
+    names,
+    pictures,
+    reconstruction,
+    sharding,
+)
 from ldm_jax import config as config_lib
 
 TASK = flags.DEFINE_string("task", None, "text or reconstruction.", required=True)
 CONFIG = cli.define_config(required=False)
 WORKDIR = cli.define_workdir(required=False)
 WEIGHTS = flags.DEFINE_string(
-    "weights", generation.EMBEDDED, "A .safetensors by ldm_jax.export, if no --workdir."
+    "weights", None, "A .safetensors by ldm_jax.export, instead of the embedded one."
 )
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 16, "Pictures at once, over all devices.", lower_bound=1
+    "batch_size",
+    16,
+    "Pictures at once, over all devices; rounded up to a multiple of their number.",
+    lower_bound=1,
 )
 SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
 OUT = flags.DEFINE_string("out", None, "Folder for a contact sheet, if wanted.")
@@ -49,11 +61,21 @@ N = flags.DEFINE_integer("n", 256, "reconstruction: pictures.", lower_bound=1)
 SHOWN = 48  # rows on a contact sheet, three beside each other
 
 
+def weights():
+    return WEIGHTS.value or generation.EMBEDDED
+
+
+def batch_size():
+    return sharding.whole_batch(BATCH_SIZE.value, jax.device_count())
+
+
 def read_config():
     """The config that the flags name: a file's, or the one of the weights."""
     if CONFIG.value is None and WORKDIR.value is not None:
         raise ValueError("--workdir needs the --config that the run was made with")
-    config = CONFIG.value or generation.config_of(WEIGHTS.value)
+    if WEIGHTS.value is not None and WORKDIR.value is not None:
+        raise ValueError("--workdir and --weights exclude each other: name one of them")
+    config = CONFIG.value or generation.config_of(weights())
     changed = {"steps": STEPS.value, "scale": SCALE.value}
     changed = {key: value for key, value in changed.items() if value is not None}
     if changed and config.task != "latent_diffusion":
@@ -74,9 +96,9 @@ def text(config):
     if WORKDIR.value:
         model = generation.from_run(config, WORKDIR.value)
     else:
-        model = generation.from_file(config, WEIGHTS.value)
+        model = generation.from_file(config, weights())
     result, rows = fidelity.evaluate(
-        model, NAMES.value, SEEDS.value, SEED.value, BATCH_SIZE.value, progress
+        model, NAMES.value, SEEDS.value, SEED.value, batch_size(), progress
     )
     told = {key: config.sample[key] for key in ("sampler", "grid", "steps", "scale")}
     counts = {"names": NAMES.value, "seeds": SEEDS.value}
@@ -85,9 +107,9 @@ def text(config):
 
 def reconstruct(config):
     """(figures, sheet rows) of --task=reconstruction."""
-    model = reconstruction.model(config, WORKDIR.value, WEIGHTS.value)
+    model = reconstruction.model(config, WORKDIR.value, weights())
     result, rows = reconstruction.evaluate(
-        model, DATASET.value, N.value, SEED.value, BATCH_SIZE.value, progress
+        model, DATASET.value, N.value, SEED.value, batch_size(), progress
     )
     return result | {"weights": model.weights}, rows
 

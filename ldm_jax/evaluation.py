@@ -48,12 +48,11 @@ def blur(x):
 def judge(references, samples, own):
     """How many references are nearer to each sample than its own one: int [N].
 
-    references [R, D] and samples [N, V, D] are features of unit length; a sample has V
-    views (such as its mirror image), and its nearness to a reference is the greatest
-    cosine over them. own [N] says which reference a sample should be. A tie counts
-    against the sample, so that features that say nothing give the last place.
+    references [R, D] and samples [N, D] are features of unit length, near by their
+    cosine. own [N] says which reference a sample should be. A tie counts against the
+    sample, so that features that say nothing give the last place.
     """
-    nearness = np.max(samples @ references.T, axis=1)
+    nearness = samples @ references.T
     mine = np.take_along_axis(nearness, np.asarray(own)[:, None], axis=1)
     return np.sum(nearness >= mine, axis=1) - 1
 

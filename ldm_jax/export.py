@@ -21,7 +21,9 @@ OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
 DTYPE = flags.DEFINE_enum(
     "dtype", "float16", ["float16", "bfloat16", "float32"], "How numbers are stored."
 )
-BATCHES = flags.DEFINE_integer("batches", 50, "Batches for a first stage's scale.")
+BATCHES = flags.DEFINE_integer(
+    "batches", 50, "Batches for a first stage's scale.", lower_bound=1
+)
 
 
 def main(argv):

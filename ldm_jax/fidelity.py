@@ -104,8 +104,8 @@ def describe(params, images, net="vgg16"):
     Each tap is averaged over 4 x 4 cells, scaled to unit length, and all three count
     alike. Chosen on real pictures, before there was a model, from single and several
     taps, 1, 2 and 4 cells, plain, centred and channel-normalised activations: all find
-    the own sprite at the training set's places, mirrored or not, and this one also at
-    twice those ranges (100% nearest), shrunk to 16 px and back (94%) and under noise of
+    the own sprite at the training set's places, and this one also at twice those ranges
+    (100% nearest), shrunk to 16 px and back (94%) and under noise of
     25 grey levels (91%). One cell a side, or relu5_3 alone, falls below 50% there.
     """
     taps = perceptual.features(params, pictures.to_float(images), net)
@@ -147,15 +147,10 @@ def require_judge(size):
     _judge()
 
 
-def views(images, bar):
-    """Features of pictures and of their mirror images, [N, 2, D]."""
-    return np.stack([features(images, bar), features(images[:, :, ::-1], bar)], axis=1)
-
-
 def ranks(sets, size, bar):
     """How many sprites are nearer than the own one: {name: int [n]}.
 
-    sets: {name: (views [n, 2, D], Prompts)}. Each colour's gallery is described once.
+    sets: {name: (features [n, D], Prompts)}. Each colour's gallery is described once.
     """
     found = {
         name: np.zeros(len(asked.labels), int) for name, (_, asked) in sets.items()
@@ -192,9 +187,9 @@ def compare(asked, drawn, ceiling, bar):
     asked: Prompts; drawn, ceiling: uint8 [n, S, S, 3], the model's pictures and real
     ones after the first stage.
     """
-    seen, other = views(drawn, bar), asked.shuffled()
+    seen, other = features(drawn, bar), asked.shuffled()
     sets = {"drawn": (seen, asked), "shuffled": (seen, other)}
-    sets["ceiling"] = (views(ceiling, bar), asked)
+    sets["ceiling"] = (features(ceiling, bar), asked)
     found = ranks(sets, drawn.shape[1], bar)
     right, kept = colours_right(drawn, asked), asked.held_out()
     return shares(found["drawn"], right) | {
@@ -214,7 +209,7 @@ def evaluate(model, names, seeds, seed, batch_size, progress):
     asked = prompts(names, seeds)
     count = len(asked.labels)
     galleries = len(np.unique(asked.colours)) * len(sprites.load().scene_indices)
-    with progress(6 * count + galleries) as bar:
+    with progress(4 * count + galleries) as bar:
         drawn = draw(model, asked, seed, batch_size, bar)
         keys = generation.keys(seed, np.arange(count))
         truth = real(asked, size)

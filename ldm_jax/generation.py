@@ -50,9 +50,20 @@ def load(config=None, workdir=None, weights=None, overrides=()):
 
 
 def config_of(weights=EMBEDDED):
-    """The config that a weights file was written with."""
-    _, config, _ = own.load_weights(paths.resolve(weights))
-    return config_lib.from_dict(config)
+    """The config that a weights file was written with.
+
+    A first stage that is not where that says is looked for beside the weights file;
+    that it is the right one is checked later, by its hash.
+    """
+    path = paths.resolve(weights)
+    _, config, _ = own.load_weights(path)
+    config = config_lib.from_dict(config)
+    if config.task == "latent_diffusion":
+        stage = paths.resolve(config.first_stage.weights)
+        beside = path.parent / stage.name
+        if not stage.is_file() and beside.is_file():
+            config.first_stage.weights = str(beside)
+    return config
 
 
 def from_file(config, weights=EMBEDDED):

@@ -12,12 +12,13 @@ SIDE = 160  # pixels of a panel, at least
 LINE = 12  # pixels of a line of text
 PAD = 4
 FONT = ImageFont.load_default(LINE - 2)
-# Twelve colours that are told apart, for segments and instances.
+# Colours that are told apart, one for each segment; instances use them too.
 PALETTE = np.array(
     [
         *((230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200)),
         *((245, 130, 48), (145, 30, 180), (70, 240, 240), (240, 50, 230)),
         *((210, 245, 60), (128, 128, 0), (0, 0, 128), (128, 128, 128)),
+        *((170, 110, 40), (250, 190, 212)),
     ],
     np.uint8,
 )

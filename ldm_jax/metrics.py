@@ -16,8 +16,8 @@ from ldm_jax import pictures
 
 
 def due(step, every):
-    """Whether a periodic action is due at this step; every = 0 means never."""
-    return every > 0 and step % every == 0
+    """Whether a periodic action is due at this step."""
+    return step % every == 0
 
 
 class Writer:

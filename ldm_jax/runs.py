@@ -80,18 +80,22 @@ def prepare(config, workdir):
     if step is None:
         state, start = jax.jit(init, out_shardings=places)(rng), 0
     else:
-        wanted = jax.tree.map(
-            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
-            shapes,
-            places,
-        )
-        state, meta = checkpoint.restore(manager, step, wanted)
+        state, meta = checkpoint.restore(manager, step, placed(shapes, places))
         warn_of_changes(config, meta["config"])
         check_first_stage(config, workdir, meta)
         start = meta["next_batch"]
         cli.say(f"restored step {step} from {workdir}")
     loaded = jax.device_put(loaded, sharding.params_sharding(loaded, mesh))
     return Run(config, system, mesh, state, loaded, manager, start)
+
+
+def placed(shapes, places):
+    """Shapes that say where their arrays are to lie."""
+    return jax.tree.map(
+        lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+        shapes,
+        places,
+    )
 
 
 def check_frozen(config, system, trained, loaded):
@@ -166,7 +170,9 @@ def latest_params(config, workdir):
     )
     init = initial_state(as_saved, system)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    state, meta = checkpoint.restore(manager, step, shapes)
+    mesh = sharding.make_mesh(config.parallel.fsdp)
+    places = sharding.params_sharding(shapes, mesh)
+    state, meta = checkpoint.restore(manager, step, placed(shapes, places))
     manager.close()
     warn_of_changes(config, meta["config"], MODEL)
     check_first_stage(config, workdir, meta)

@@ -18,7 +18,7 @@ import time
 from absl import flags
 import jax
 
-from ldm_jax import album, cli, generation
+from ldm_jax import album, cli, generation, sharding
 
 CONFIG = cli.define_config(required=False)
 WORKDIR = cli.define_workdir(required=False)
@@ -30,7 +30,10 @@ N = flags.DEFINE_integer("n", 1, "Pictures of each prompt.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
 OUT = flags.DEFINE_string("out", "samples", "Folder for the pictures.")
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 8, "Pictures at once, over all devices.", lower_bound=1
+    "batch_size",
+    8,
+    "Pictures at once, over all devices; rounded up to a multiple of their number.",
+    lower_bound=1,
 )
 SAMPLER = flags.DEFINE_string("sampler", None, "Instead of the config's: ddim, ddpm.")
 STEPS = flags.DEFINE_integer("steps", None, "Instead of the config's.", lower_bound=1)
@@ -46,11 +49,7 @@ def main(argv):
     model = generation.load(CONFIG.value, WORKDIR.value, WEIGHTS.value, overrides)
     if not PROMPT.value and model.config.cond_stage.kind == "text":
         raise ValueError('say what to draw: --prompt="a fox on a teal background"')
-    batch_size = BATCH_SIZE.value
-    devices = jax.device_count()
-    if batch_size < devices:
-        batch_size = devices
-        cli.say(f"batch size {devices}: one picture for each device")
+    batch_size = sharding.whole_batch(BATCH_SIZE.value, jax.device_count())
     rows = album.draw(model, PROMPT.value, N.value, SEED.value, batch_size, OUT.value)
     took = time.perf_counter() - began
     grid = pathlib.Path(OUT.value).absolute() / "grid.png"

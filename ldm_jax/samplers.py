@@ -19,8 +19,6 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import names
-
 
 @struct.dataclass
 class Grid:
@@ -84,17 +82,6 @@ def ldm_steps(total):
 
 
 GRIDS = {"trailing": trailing_grid, "ldm": ldm_grid}
-
-
-def ddim_grid(schedule, steps, spacing="trailing"):
-    """`steps` timesteps spaced as GRIDS says."""
-    return names.pick(GRIDS, spacing)(schedule, steps)
-
-
-def ddpm_grid(schedule, steps=None):
-    """Every timestep down to a clean picture, or `steps` of them, evenly."""
-    every = schedule.num_timesteps
-    return trailing_grid(schedule, every if steps is None else steps)
 
 
 def noise(keys, i, shape):

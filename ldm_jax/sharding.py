@@ -60,6 +60,11 @@ def put_batch(batch, mesh):
     )
 
 
+def whole_batch(batch_size, devices):
+    """The least multiple of the number of devices that is not less than batch_size."""
+    return -(-batch_size // devices) * devices
+
+
 def check_batch(batch_size, mesh, hosts=1, accumulation=1):
     """Raises ValueError unless the (micro-)batch divides by the hosts and devices."""
     if batch_size % hosts:

@@ -71,6 +71,20 @@ def run(*arguments, devices=1):
         return wait()
 
 
+def said(*arguments):
+    """What `python -m <arguments>` prints on stdout alone; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=TESTS.parent,
+        env=environment(1),
+        stdout=subprocess.PIPE,
+        timeout=PATIENCE,
+        check=True,
+        text=True,
+    )
+    return done.stdout
+
+
 def rows(workdir):
     """The rows of a run's metrics.jsonl, without what is never the same twice."""
     found = metrics.read(pathlib.Path(workdir) / "metrics.jsonl")

@@ -111,6 +111,10 @@ BROKEN = {
     "optim.decay_steps 2 must be more than optim.warmup_steps 2": {
         "optim": dict(schedule="warmup_cosine", decay_steps=2),
     },
+    "sample.eta 0.5 is of the sampler 'ddim', sample.sampler is 'ddpm'": {
+        "sample": dict(sampler="ddpm", eta=0.5),
+    },
+    "sample.posterior 1.0 is of the sampler 'ddpm'": {"sample": dict(posterior=1.0)},
     "unet.mid_depth 2 must be 0 or 1 where unet.attention is 'plain'": {
         "unet": dict(attention="plain", mid_depth=2),
     },

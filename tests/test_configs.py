@@ -13,6 +13,8 @@ import pytest
 from ldm_jax import (
     config,
     config_rules,
+    frozen,
+    generation,
     inputs,
     knobs,
     losses,
@@ -104,6 +106,23 @@ def test_what_ships_is_there(c):
     for key, value in config_rules.flat(c).items():
         if isinstance(value, str) and value.startswith("demo:"):
             assert paths.resolve(value).is_file(), f"{key} = {value}"
+
+
+def test_what_ships_fits(c):
+    """The first stage that a config names loads, with the scale that it says."""
+    if c.task == "latent_diffusion":
+        assert set(frozen.load(c)) == {"first_stage"}
+
+
+def test_the_embedded_model_loads():
+    """It fits its own config, and was trained on the first stage that ships."""
+    model = generation.load()
+    assert helpers.count(model.params) < 5e6
+    files = [
+        paths.resolve(generation.EMBEDDED),
+        frozen.first_stage_file(model.config.first_stage),
+    ]
+    assert sum(path.stat().st_size for path in files) < 10e6
 
 
 def fields(record):

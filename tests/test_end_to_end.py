@@ -96,6 +96,38 @@ def test_steps_that_are_not_finite_end_the_run(stage, tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
+def stage_flags(workdir):
+    return [
+        *("ldm_jax.train", f"--config={commands.TESTS / 'tiny_autoencoder.py'}"),
+        *(f"--workdir={workdir}", "--config.train.steps=6"),
+        *("--config.train.validate_every=3", "--config.train.checkpoint_every=2"),
+        *("--config.train.picture_every=3", "--config.loss.disc_start=3"),
+    ]
+
+
+def test_a_first_stage_goes_on_to_the_same_numbers_too(tmp_path):
+    """Two optimizers, and batch statistics that are restored with them."""
+    code, printed = commands.run(*stage_flags(tmp_path / "straight"))
+    assert code == 0, printed
+    straight = commands.rows(tmp_path / "straight")
+    train = [row for row in straight if row["kind"] == "train"]
+    assert [row["disc_loss"] > 0 for row in train] == [False] * 3 + [True] * 3
+    assert [row["gan_weight"] > 0 for row in train] == [False] * 3 + [True] * 3
+    checked = [row for row in straight if row["kind"] == "validation"]
+    assert [row["step"] for row in checked] == [3, 6]
+    assert all(np.isfinite(row["psnr"]) for row in checked)
+    sheets = sorted((tmp_path / "straight" / "pictures").iterdir())
+    assert [path.name for path in sheets] == ["0000003.png", "0000006.png"]
+
+    run = stage_flags(tmp_path / "killed")
+    code, printed = commands.run("interrupted", "SIGKILL", "row", 5, *run)
+    assert code == -9, printed
+    code, printed = commands.run(*run)
+    assert code == 0, printed
+    assert "restored step 4" in printed
+    assert commands.rows(tmp_path / "killed") == straight
+
+
 def saved_state(workdir):
     """The newest checkpoint of a tiny run."""
     c = tiny_text_to_image.get_config()

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import re
+import shutil
 
 import commands
 import helpers
@@ -203,6 +204,29 @@ def test_export_and_the_run_draw_alike(config, exported, five):
     assert model.config == config and model.weights == own.digest(exported)
     np.testing.assert_allclose(draw(model, 4), five, atol=0.05)
     assert exported.stat().st_size < 2.5 * helpers.count(model.params)
+
+
+def test_a_run_is_exported_moved_and_sampled_from(config, workdir, tmp_path):
+    """By the commands; the first stage is found beside the file that was moved."""
+    stage = tmp_path / "there" / "stage.safetensors"
+    stage.parent.mkdir()
+    shutil.copy(config.first_stage.weights, stage)
+    out = tmp_path / "model.safetensors"
+    flags = [f"--config={commands.CONFIG}", f"--config.first_stage.weights={stage}"]
+    commands.said("ldm_jax.export", *flags, f"--workdir={workdir}", f"--out={out}")
+    moved = tmp_path / "here"
+    stage.parent.rename(moved)
+    shutil.move(out, moved)
+
+    flags = [f"--weights={moved / out.name}", f"--out={tmp_path / 'pictures'}"]
+    asked = ["--prompt=a fox", "--prompt=an owl", "--n=2", "--steps=1"]
+    printed = commands.said("ldm_jax.sample", *flags, *asked)
+    assert f"{tmp_path / 'pictures' / 'grid.png'}" in printed
+    lines = (tmp_path / "pictures" / "manifest.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert [row["prompt"] for row in told] == ["a fox"] * 2 + ["an owl"] * 2
+    assert {row["settings"]["steps"] for row in told} == {1}
+    assert {row["weights"] for row in told} == {own.digest(moved / out.name)}
 
 
 def test_flags_change_how_a_file_is_sampled_from(exported):

@@ -7,6 +7,7 @@ import pytest
 import tiny_text_to_image
 
 from ldm_jax import inputs, inspection
+from ldm_jax.data import labels
 
 EXTRA = ("label", "boxes", "classes", "segmentation", "instances", "depth", "joints")
 
@@ -46,6 +47,10 @@ def test_a_panel_marks_its_thing_where_it_is(example, key):
     wanted = (45, 52, 13, 20) if key == "joints" else (0, 32, 32, 64)
     assert panel.shape == image.shape and found == wanted
     assert (image == 100).all()
+
+
+def test_every_segment_has_a_colour_of_its_own():
+    assert len(np.unique(inspection.PALETTE, axis=0)) >= len(labels.SEGMENTS)
 
 
 def test_words_are_those_of_the_tokens():

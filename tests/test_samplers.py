@@ -58,7 +58,7 @@ def squash(schedule):
 
 
 def test_ldm_grid_is_the_releases(schedule):
-    grid = samplers.ddim_grid(schedule, 50, "ldm")
+    grid = samplers.ldm_grid(schedule, 50)
     t = np.arange(981, 0, -20)
     np.testing.assert_array_equal(grid.t, t)
     np.testing.assert_allclose(grid.alpha_bar, schedule.alpha_bar[t], rtol=1e-7)
@@ -66,7 +66,7 @@ def test_ldm_grid_is_the_releases(schedule):
     np.testing.assert_allclose(
         grid.alpha_bar_prev[-1], schedule.alpha_bar[0], rtol=1e-7
     )
-    assert samplers.ddim_grid(schedule, 200, "ldm").t[0] == 996
+    assert samplers.ldm_grid(schedule, 200).t[0] == 996
 
 
 def test_ldm_grid_takes_the_counts_that_work_in_the_release():
@@ -86,7 +86,7 @@ def test_ldm_grid_refuses_other_counts_and_names_near_ones(schedule, steps, near
 
 @pytest.mark.parametrize("steps", [1, 7, 30, 50, 300, 400, 999, 1000])
 def test_trailing_grid_has_any_count_and_both_ends(schedule, steps):
-    grid = samplers.ddim_grid(schedule, steps, "trailing")
+    grid = samplers.trailing_grid(schedule, steps)
     assert grid.t.shape == grid.alpha_bar.shape == grid.alpha_bar_prev.shape == (steps,)
     assert grid.t[0] == 999 and grid.alpha_bar_prev[-1] == 1
     assert (np.diff(grid.t) < 0).all()
@@ -94,11 +94,6 @@ def test_trailing_grid_has_any_count_and_both_ends(schedule, steps):
     np.testing.assert_array_equal(
         grid.alpha_bar, schedule_lib.alpha_bar_at(schedule, grid.t)
     )
-
-
-def test_ddpm_grid_is_every_timestep_unless_told(schedule):
-    np.testing.assert_array_equal(samplers.ddpm_grid(schedule).t, np.arange(1000)[::-1])
-    assert samplers.ddpm_grid(schedule, 40).t.shape == (40,)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
@@ -109,9 +104,9 @@ def test_impossible_counts_are_refused(schedule, steps):
         samplers.ldm_grid(schedule, steps)
 
 
-def test_an_unknown_grid_or_sampler_is_named(schedule):
+def test_an_unknown_grid_or_sampler_is_named():
     with pytest.raises(ValueError, match="did you mean 'trailing'"):
-        samplers.ddim_grid(schedule, 50, "trailling")
+        names.pick(samplers.GRIDS, "trailling")
     with pytest.raises(ValueError, match="did you mean 'ddim'"):
         names.pick(samplers.SAMPLERS, "dimm")
 
@@ -119,7 +114,7 @@ def test_an_unknown_grid_or_sampler_is_named(schedule):
 @pytest.mark.parametrize("spacing", samplers.GRIDS)
 def test_ddim_walks_the_exact_path_to_a_point(schedule, spacing):
     """The path to a point mass is straight in (z_0, eps), so any grid is exact."""
-    grid = samplers.ddim_grid(schedule, 10, spacing)
+    grid = samplers.GRIDS[spacing](schedule, 10)
     point = jax.random.normal(jax.random.key(1), (2, 3, 3, 2))
     eps = jax.random.normal(jax.random.key(2), (2, 3, 3, 2))
     z_T = schedule_lib.add_noise(schedule, point, eps, jnp.full(2, grid.t[0]))
@@ -139,7 +134,7 @@ def test_ddim_converges_to_the_ode_of_gaussian_data():
     wanted = mean + std * (z_T - signal * mean) / spread
     errors = []
     for steps in (250, 1000, 4000):
-        grid = samplers.ddim_grid(schedule, steps)
+        grid = samplers.trailing_grid(schedule, steps)
         found = sample("ddim", gaussian(schedule, mean, std), keys_of(9), z_T, grid)
         errors.append(np.abs(found - wanted).max())
     assert all(b < a / 3 for a, b in itertools.pairwise(errors)), errors
@@ -191,7 +186,7 @@ def assert_moments(found, mean, variance):
 )
 def test_moments_are_those_of_the_algebra(schedule, name, knobs):
     """Few steps, so that variances differ by far more than the test allows."""
-    grid, keys = samplers.ddpm_grid(schedule, 8), keys_of(20_000)
+    grid, keys = samplers.trailing_grid(schedule, 8), keys_of(20_000)
     denoise = gaussian(schedule, 0.7, 0.5)
     found = sample(name, denoise, keys, ONE, grid, **knobs)
     assert_moments(found, *linear_gaussian(name, schedule, grid, 0.7, 0.5, **knobs))
@@ -206,7 +201,7 @@ def test_ddpm_draws_from_gaussian_data(schedule):
             gaussian(schedule, 0.7, 0.5),
             keys,
             ONE,
-            samplers.ddpm_grid(schedule),
+            samplers.trailing_grid(schedule, schedule.num_timesteps),
             posterior=posterior,
         )
         assert abs(found.mean() - 0.7) < 4 * 0.5 / np.sqrt(4000)
@@ -214,7 +209,7 @@ def test_ddpm_draws_from_gaussian_data(schedule):
 
 
 def test_beta_is_right_for_unit_gaussians_and_beta_tilde_for_a_point(schedule):
-    grid, keys = samplers.ddpm_grid(schedule, 8), keys_of(20_000)
+    grid, keys = samplers.trailing_grid(schedule, 8), keys_of(20_000)
     unit = gaussian(schedule, 0.0, 1.0)
     # The last step goes without its noise, beta = 1 - alpha_bar.
     left = float(grid.alpha_bar[-1])
@@ -225,7 +220,11 @@ def test_beta_is_right_for_unit_gaussians_and_beta_tilde_for_a_point(schedule):
 
 def test_eta_of_one_is_ddpm(schedule):
     """The two are the same process: Song et al. (2021), section 4.1."""
-    grid, keys, denoise = samplers.ddpm_grid(schedule, 20), keys_of(3), squash(schedule)
+    grid, keys, denoise = (
+        samplers.trailing_grid(schedule, 20),
+        keys_of(3),
+        squash(schedule),
+    )
     ancestral = sample("ddpm", denoise, keys, SMALL, grid)
     found = sample("ddim", denoise, keys, SMALL, grid, eta=1.0)
     np.testing.assert_allclose(found, ancestral, atol=1e-4)
@@ -234,14 +233,17 @@ def test_eta_of_one_is_ddpm(schedule):
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_zero_terminal_snr_makes_no_nan(name):
     schedule = schedule_lib.from_betas([0.1, 0.3, 0.6, 1.0])
-    grid, point = samplers.ddpm_grid(schedule), gaussian(schedule, 0.7, 0.0)
+    grid, point = (
+        samplers.trailing_grid(schedule, schedule.num_timesteps),
+        gaussian(schedule, 0.7, 0.0),
+    )
     found = sample(name, point, keys_of(3), SMALL, grid, eta=1.0, posterior=0.5)
     np.testing.assert_allclose(found, 0.7, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_a_picture_is_the_same_in_any_batch(schedule, name):
-    grid, keys = samplers.ddpm_grid(schedule, 5), keys_of(4)
+    grid, keys = samplers.trailing_grid(schedule, 5), keys_of(4)
     knobs = {"eta": 0.7, "posterior": 0.5}
     together = sample(name, squash(schedule), keys, SMALL, grid, **knobs)
     third = sample(name, squash(schedule), keys[2:3], SMALL, grid, **knobs)
@@ -251,7 +253,7 @@ def test_a_picture_is_the_same_in_any_batch(schedule, name):
 
 @pytest.mark.parametrize("name, knob", [("ddim", "eta"), ("ddpm", "posterior")])
 def test_a_knob_changes_the_picture_and_compiles_nothing(schedule, name, knob):
-    grid, keys, traces = samplers.ddpm_grid(schedule, 5), keys_of(2), []
+    grid, keys, traces = samplers.trailing_grid(schedule, 5), keys_of(2), []
     z_T = samplers.initial_noise(keys, SMALL)
 
     @jax.jit
@@ -277,7 +279,7 @@ def test_draws_differ_by_picture_and_by_number():
 
 def test_no_step_draws_what_z_T_was_drawn_from(schedule):
     """DDPM's first step on a denoise that sees nothing leaves its noise bare."""
-    grid = samplers.ddpm_grid(schedule)
+    grid = samplers.trailing_grid(schedule, schedule.num_timesteps)
     first = jax.tree.map(lambda x: x[:1], grid)
     keys = keys_of(1)
     z_T = samplers.initial_noise(keys, (64, 64, 1))

@@ -90,6 +90,11 @@ def test_sharded_and_replicated_placements_compute_the_same():
     np.testing.assert_array_equal(square(split), square(whole))
 
 
+def test_a_batch_is_rounded_up_to_whole_devices():
+    found = [sharding.whole_batch(size, 6) for size in (1, 6, 8, 12)]
+    assert found == [6, 6, 12, 12]
+
+
 def test_batches_that_fit_are_accepted():
     mesh = sharding.make_mesh()
     sharding.check_batch(8, mesh)

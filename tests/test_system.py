@@ -138,3 +138,20 @@ def test_a_sample_belongs_to_its_key_and_caption(c, rig):
     far = run(params, keys, batch, {**told, "scale": jnp.float32(9.0)})
     assert helpers.largest_difference(far, plain) > 1e-2
     assert run._cache_size() == 1
+
+
+def test_ancestral_sampling_takes_its_variance_from_the_knobs(c, rig):
+    """beta-tilde at 0, beta at 1; eta is another sampler's."""
+    _, params, keys, batch = rig
+    c = c.copy_and_resolve_references()
+    c.sample.sampler = "ddpm"
+    run, told = jax.jit(system.build(c).sample), knobs.of(c)
+    drawn = {
+        (posterior, eta): run(
+            *(params, keys, batch),
+            {**told, "posterior": jnp.float32(posterior), "eta": jnp.float32(eta)},
+        )
+        for posterior, eta in ((0, 0), (1, 0), (0, 1))
+    }
+    assert helpers.largest_difference(drawn[0, 0], drawn[1, 0]) > 1e-2
+    assert helpers.largest_difference(drawn[0, 0], drawn[0, 1]) == 0
