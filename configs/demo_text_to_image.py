@@ -5,7 +5,8 @@
       --prompt="a fox on a teal background"
 
 The architecture of LDM's text-to-image model (Rombach et al., 2022): a UNet with
-cross-attention to a BERT-style encoder that is trained with it; both narrow. The
+cross-attention to a BERT-style encoder that is trained with it; both narrow. Unlike
+there, the caption also scales and shifts every residual block, and Muon trains. The
 first stage is the one that ships with the project (configs/demo_autoencoder.py).
 """
 
@@ -19,19 +20,20 @@ def get_config():
 
     c.first_stage.update(channels=32, mult=(1, 1, 2), blocks=1, groups=4)
     c.first_stage.update(z_channels=4, embed_channels=4)
-    c.first_stage.update(weights="demo:first_stage.safetensors", scale=0.407708)
+    c.first_stage.update(weights="demo:first_stage.safetensors", scale=0.947729)
 
     c.cond_stage.update(kind="text", drop=0.1, vocabulary="demo:vocab.txt", vocab=1067)
     c.cond_stage.update(length=24, width=128, depth=2, heads=4, head_channels=32)
+    c.cond_stage.pooled = True
 
     c.unet.update(out_channels=4, channels=48, mult=(1, 2, 2), blocks=1, groups=8)
-    c.unet.update(depths=(0, 1, 0), head_channels=24)
+    c.unet.update(depths=(0, 1, 0), head_channels=24, scale_shift=True)
     c.loss.predicts = "v"
 
-    c.optim.update(lr=1e-3, schedule="warmup_cosine", betas=(0.9, 0.99))
-    c.optim.update(warmup_steps=200, decay_steps=3_000, final_factor=0.02)
-    c.optim.clip_norm = 1.0
-    c.train.update(steps=3_000, ema_decay=0.999, log_every=20)
-    c.train.update(validate_every=600, picture_every=600, checkpoint_every=300)
+    c.optim.update(optimizer="muon", lr=3e-3, betas=(0.9, 0.99), clip_norm=1.0)
+    c.optim.update(schedule="warmup_cosine", warmup_steps=100)
+    c.optim.update(decay_steps=5_600, final_factor=0.02)
+    c.train.update(steps=5_600, ema_decay=0.999, log_every=20)
+    c.train.update(validate_every=700, picture_every=700, checkpoint_every=350)
     c.sample.update(grid="trailing", steps=30, scale=3.0)
     return config.check(c)
