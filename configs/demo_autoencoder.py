@@ -7,8 +7,8 @@
       --workdir=runs/first_stage --out=first_stage.safetensors
 
 The architecture of LDM's KL models (Rombach et al., 2022), narrow, with AlexNet for
-LPIPS so that VGG16 can judge, and trained by Muon: on equal terms 300 steps of it
-gave 23.3 dB, 300 of Adam 19.8.
+LPIPS so that VGG16 can judge, and trained by Muon, which was ahead of Adam by 3 dB
+after 300 steps (README).
 """
 
 from ldm_jax import config

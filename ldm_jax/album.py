@@ -19,12 +19,12 @@ def draw(model, prompts, n, seed, batch_size, out):
     """
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.jsonl").unlink(missing_ok=True)  # it would not be of these
     repeated = [prompt for prompt in prompts for _ in range(n)] or [""] * n
     batch = generation.tokens(model.config, repeated, cli.say) if prompts else {}
     settings = model.config.sample.to_dict()
     same = {"seed": seed, "settings": settings, "weights": model.weights}
     seeds = generation.keys(seed, np.arange(len(repeated)))
+    (out / "manifest.jsonl").unlink(missing_ok=True)  # it would not be of these
     rows, images = [], []
     with tqdm.tqdm(total=len(repeated), unit="picture") as bar:
         for part in generation.generate(model, batch, seeds, batch_size):

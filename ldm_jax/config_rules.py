@@ -175,7 +175,7 @@ def _diffusion(c):
 
 
 def _heard(c):
-    """No switch of the conditioning that changes nothing."""
+    """What the caption, depths and guidance say must reach the network."""
     unet, cond = c.unet, c.cond_stage
     depths = (*unet.depths, unet.mid_depth)
     plain = unet.attention == "plain"

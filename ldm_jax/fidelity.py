@@ -102,11 +102,12 @@ def describe(params, images, net="vgg16"):
     """uint8 [B, S, S, 3] -> features of unit length, float32 [B, D].
 
     Each tap is averaged over 4 x 4 cells, scaled to unit length, and all three count
-    alike. Chosen on real pictures, before there was a model, from single and several
-    taps, 1, 2 and 4 cells, plain, centred and channel-normalised activations: all find
-    the own sprite at the training set's places, and this one also at twice those ranges
-    (100% nearest), shrunk to 16 px and back (94%) and under noise of
-    25 grey levels (91%). One cell a side, or relu5_3 alone, falls below 50% there.
+    alike. Chosen on real pictures, before there was a model, when pictures were still
+    mirrored and the nearer of two views counted, from single and several taps, 1, 2
+    and 4 cells, plain, centred and channel-normalised activations: all find the own
+    sprite at the training set's places, and this one also at twice those ranges (100%
+    nearest), shrunk to 16 px and back (94%) and under noise of 25 grey levels (91%).
+    One cell a side, or relu5_3 alone, falls below 50% there.
     """
     taps = perceptual.features(params, pictures.to_float(images), net)
     parts = [_coarse(taps[tap]) for tap in TAPS]

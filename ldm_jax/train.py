@@ -129,7 +129,7 @@ def check_finite(numbers, step, limit):
         cli.say(f"step {step}: the last {bad} steps were not finite and were skipped")
     if bad >= limit:
         raise FloatingPointError(
-            f"step {step}: {bad} steps in a row had a loss or gradients that are not "
+            f"step {step}: {bad} steps in a row had a loss, gradients or updates not "
             f"finite (train.max_bad_steps {limit}); the parameters are those of step "
             f"{step - bad}. Lower optim.lr, or look at the batches since then"
         )
