@@ -1,7 +1,6 @@
 """Single objects on plain coloured backgrounds, endless and known by (seed, index).
 
-They are never mirrored, as LDM's text-to-image data are not: a small model would
-have to learn each object twice.
+They are never mirrored: a small model would have to learn each object twice.
 """
 
 import dataclasses
