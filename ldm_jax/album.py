@@ -8,21 +8,25 @@ import numpy as np
 import tqdm
 
 from ldm_jax import cli, generation, pictures
+from ldm_jax import prompts as prompts_lib
 
 
-def draw(model, prompts, n, seed, batch_size, out):
+def draw(model, prompts, n, seed, batch_size, out, negative="", given=None):
     """Draws n pictures of each prompt into the folder `out`; returns the manifest.
 
     Writes 00000.png, ... (prompt after prompt), grid.png and manifest.jsonl. Without
-    prompts, for models without a condition, n pictures. Raises FloatingPointError at
-    a picture that is not finite.
+    prompts, for models without a condition, n pictures. negative: the prompt that all
+    are led away from; given: what else every picture is told, {name: one array}.
+    Raises FloatingPointError at a picture that is not finite.
     """
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     repeated = [prompt for prompt in prompts for _ in range(n)] or [""] * n
-    batch = generation.tokens(model.config, repeated, cli.say) if prompts else {}
+    batch = prompts_lib.arrays(model, repeated, negative, cli.say) if prompts else {}
+    batch |= {k: np.stack([x] * len(repeated)) for k, x in (given or {}).items()}
     settings = model.config.sample.to_dict()
     same = {"seed": seed, "settings": settings, "weights": model.weights}
+    same |= {"negative_prompt": negative} if negative else {}
     seeds = generation.keys(seed, np.arange(len(repeated)))
     (out / "manifest.jsonl").unlink(missing_ok=True)  # it would not be of these
     rows, images = [], []

@@ -31,6 +31,7 @@ def _first_stage():
         mid_attention=True,
         z_channels=3,  # of the bottleneck
         embed_channels=3,  # of the latent
+        codes=0,  # in the codebook of kind "vq"
         dropout=0.0,
         groups=32,  # of GroupNorm
         dtype="float32",  # of the arithmetic
@@ -56,6 +57,7 @@ def _optim():
 def _train():
     return dict(
         steps=400_000,
+        init="",  # a .safetensors by ldm_jax.convert or .export to start from
         trainable=("unet", "cond_stage"),  # path patterns; the rest is frozen
         accumulate=1,  # micro-batches per step; the batch must divide by it
         ema_decay=0.9999,  # warmed up as (1 + n) / (10 + n); 0: no average
@@ -94,7 +96,8 @@ def latent_diffusion():
                 scale=1.0,  # times the latent; must equal the one in that file
             ),
             cond_stage=dict(
-                kind="none",  # a key of models.conditioners.CONDITIONERS
+                kind="none",  # a key of models.conditioners.CONDITIONERS; each
+                # kind reads those of the knobs below that it takes
                 drop=0.0,  # share of training examples that are given the null
                 vocabulary="",  # word pieces, one a line
                 vocab=30_522,  # how many lines that file has
@@ -105,6 +108,14 @@ def latent_diffusion():
                 head_channels=64,
                 pooled=False,  # the first token joins the time embedding too
                 null_tokens=(2, 3),  # the empty caption: [CLS] [SEP]
+                encoders=(),  # of "clip": keys of models.clip.ENCODERS
+                skip=(),  # of each encoder: how many of its last blocks are left out
+                final_norm=(),  # of each encoder: whether its last norm follows
+                micro=(),  # sizes told beside the pooled text: conditioners.MICRO
+                cleaning="nfc",  # or "ftfy": how "clip" normalises a text
+                classes=0,  # of "label", the null among them; of "segmentation"
+                stages=0,  # of "segmentation", "low_res": the map is 2^stages smaller
+                inpaint="",  # "ldm" or "sd": mask and masked picture join z_t
                 dtype="float32",
             ),
             unet=dict(

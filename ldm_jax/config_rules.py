@@ -68,6 +68,15 @@ def cross_field(c):
     _data(c)
     _first_stage(c.first_stage, c.data.image_size)
     _train(c)
+    if c.task == "autoencoder":
+        _require(
+            c.first_stage.kind == "kl",
+            f"first_stage.kind {c.first_stage.kind!r} has no training yet: 'kl' has",
+        )
+        _require(
+            not c.train.init,
+            "train.init is for latent_diffusion: a first stage starts from nothing",
+        )
     if c.task == "latent_diffusion":
         _diffusion(c)
 
@@ -123,6 +132,11 @@ def _groups(section, name):
 
 
 def _first_stage(stage, image_size):
+    _require(
+        (stage.kind == "vq") == (stage.codes > 0),
+        f"first_stage.codes {stage.codes} must be above 0 where first_stage.kind is "
+        f"'vq', and 0 elsewhere: it is {stage.kind!r}",
+    )
     _levels(stage, "first_stage", "attention")
     _groups(stage, "first_stage")
     factor = 2 ** (len(stage.mult) - 1)
@@ -130,6 +144,32 @@ def _first_stage(stage, image_size):
         image_size % factor == 0,
         f"data.image_size {image_size} must divide by the first stage's factor "
         f"{factor} (two per level of first_stage.mult after the first)",
+    )
+
+
+def _encoders(cond):
+    """Rules of cond_stage.kind 'clip'."""
+    count = len(cond.encoders)
+    _require(count > 0, "cond_stage.encoders is empty: name those of kind 'clip'")
+    for key in ("skip", "final_norm"):
+        _require(
+            len(cond[key]) == count,
+            f"cond_stage.{key} {cond[key]} must have one entry for each of "
+            f"cond_stage.encoders {cond.encoders}",
+        )
+    _require(
+        cond.length % 77 == 0 and cond.length > 0,
+        f"cond_stage.length {cond.length} must be a multiple of 77, the tokens that an "
+        "encoder takes at once",
+    )
+    _require(
+        cond.pooled or not cond.micro,
+        f"cond_stage.micro {cond.micro} joins the pooled text: it needs "
+        "cond_stage.pooled",
+    )
+    _require(
+        cond.cleaning in ("nfc", "ftfy"),
+        f"cond_stage.cleaning {cond.cleaning!r} must be 'nfc' or 'ftfy'",
     )
 
 
@@ -165,6 +205,8 @@ def _diffusion(c):
         f"must divide by two for each level of unet.mult {unet.mult} after the first",
     )
     _require(0 <= cond.drop <= 1, f"cond_stage.drop {cond.drop} must be in [0, 1]")
+    if cond.kind == "clip":
+        _encoders(cond)
     _heard(c)
     for key, sampler in (("eta", "ddim"), ("posterior", "ddpm")):
         _require(
@@ -184,13 +226,37 @@ def _heard(c):
         f"unet.depths {unet.depths} and unet.mid_depth {unet.mid_depth} must be 0 or 1 "
         "where unet.attention is 'plain'",
     )
+    told = cond.kind in ("text", "clip", "label")
     _require(
-        cond.kind != "text" or cond.pooled or not (plain or max(depths) == 0),
-        "cond_stage.kind 'text' is not heard: it needs unet.attention 'transformer' "
-        "with a depth above 0, or cond_stage.pooled",
+        not told or cond.pooled or not (plain or max(depths) == 0),
+        f"cond_stage.kind {cond.kind!r} is not heard: it needs unet.attention "
+        "'transformer' with a depth above 0, or cond_stage.pooled",
     )
     _require(
-        cond.kind != "none" or c.sample.scale == 1,
-        f"sample.scale {c.sample.scale} guides nothing where cond_stage.kind is "
-        "'none': it must be 1",
+        cond.kind != "label" or cond.classes > 1,
+        f"cond_stage.classes {cond.classes} must count the classes and the null",
+    )
+    for key, value, off in (
+        ("sample.scale", c.sample.scale, 1),
+        ("cond_stage.drop", cond.drop, 0),
+    ):
+        _require(
+            cond.kind not in ("none", "segmentation", "low_res") or value == off,
+            f"{key} {value} does nothing where cond_stage.kind is {cond.kind!r}, which "
+            f"has no null: it must be {off}",
+        )
+    _require(
+        cond.inpaint in ("", "ldm", "sd"),
+        f"cond_stage.inpaint {cond.inpaint!r} must be 'ldm', 'sd' or ''",
+    )
+    _require(
+        not cond.inpaint or cond.kind not in ("segmentation", "low_res"),
+        f"cond_stage.inpaint and cond_stage.kind {cond.kind!r} both take the planes "
+        "that join z_t: use one of them",
+    )
+    factor = 2 ** (len(c.first_stage.mult) - 1)
+    _require(
+        cond.kind not in ("segmentation", "low_res") or 2**cond.stages == factor,
+        f"cond_stage.stages {cond.stages} must shrink by the first stage's factor "
+        f"{factor}: its planes join z_t",
     )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import cli, evaluation, generation, pictures, reconstruction
+from ldm_jax import prompts as prompts_lib
 from ldm_jax.data import captions, singles, sprites
 from ldm_jax.models import perceptual
 from ldm_jax.weights import cache
@@ -222,7 +223,7 @@ def evaluate(model, names, seeds, seed, batch_size, progress):
 def draw(model, asked, seed, batch_size, bar):
     """The model's pictures of the prompts: uint8 [n, S, S, 3]."""
     keys = generation.keys(seed, np.arange(len(asked.labels)))
-    batch = generation.tokens(model.config, asked.captions(), cli.say)
+    batch = prompts_lib.arrays(model, asked.captions(), warn=cli.say)
     images = []
     for x in generation.generate(model, batch, keys, batch_size):
         if not np.isfinite(x).all():

@@ -1,8 +1,10 @@
 """What a run uses but does not train, loaded from files. Never random weights."""
 
+import functools
+
 import jax
 
-from ldm_jax import paths
+from ldm_jax import paths, trees
 from ldm_jax import system as system_lib
 from ldm_jax.weights import cache, own
 
@@ -21,11 +23,42 @@ def load(config, system=None):
     return {"first_stage": first_stage(config.first_stage, shapes["first_stage"])}
 
 
+def start(config, system):
+    """(trained, rest): the parameters in the file train.init, the first stage aside.
+
+    Without a file both are empty. Raises FileNotFoundError or ValueError naming it and
+    what does not fit.
+    """
+    if not config.train.init:
+        return {}, {}
+    path = paths.resolve(config.train.init)
+    params, _, _ = own.load_weights(path)
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    shapes = {role: tree for role, tree in shapes.items() if role != "first_stage"}
+    own.check_tree(params, shapes, f"train.init {path}")
+    return trees.split(params, config.train.trainable)
+
+
+def digest_of_start(config):
+    """The hash of the file train.init, "" without one."""
+    return _digest_of(paths.resolve(config.train.init)) if config.train.init else ""
+
+
+def _digest_of(path):
+    about = path.stat()
+    return _known_digest(path, about.st_size, about.st_mtime_ns)
+
+
+@functools.cache
+def _known_digest(path, size, changed):
+    return own.digest(path)
+
+
 def digest(config):
     """The hash of the first stage that a config's latents come from, "" without."""
     if config.task == "autoencoder":
         return ""
-    return own.digest(first_stage_file(config.first_stage))
+    return _digest_of(first_stage_file(config.first_stage))
 
 
 def first_stage_file(section):

@@ -2,14 +2,24 @@
 
 import dataclasses
 import json
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
+from ldm_jax import (
+    cli,
+    conversion,
+    frozen,
+    importing,
+    knobs,
+    paths,
+    runs,
+    sharding,
+    trees,
+)
 from ldm_jax import config as config_lib
-from ldm_jax import frozen, inputs, knobs, paths, runs, sharding, trees
 from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
@@ -25,13 +35,13 @@ class Model:
     params: dict
     weights: str  # the hash of the file, or of a run's parameters, and which run
     mesh: jax.sharding.Mesh
+    words: tuple = ()  # of textual inversion: pairs (word, its numbers)
 
 
 def load(config=None, workdir=None, weights=None, overrides=()):
     """The Model of a run, or of a weights file: the embedded one unless named.
 
-    config: None takes the one in the weights file; overrides: {key of the section
-    sample: value}, None to keep what the config says.
+    config: None takes the one in the weights file; overrides as of `overridden`.
     """
     if workdir is not None and weights is not None:
         raise ValueError("--workdir and --weights exclude each other: name one of them")
@@ -39,14 +49,26 @@ def load(config=None, workdir=None, weights=None, overrides=()):
         raise ValueError("--workdir needs the --config that the run was made with")
     weights = EMBEDDED if weights is None else weights
     config = config_of(weights) if config is None else config
-    if config.task != "latent_diffusion":
-        raise ValueError(f"task {config.task!r} does not sample; latent_diffusion does")
-    given = dict(overrides).items()
-    config.sample.update({key: value for key, value in given if value is not None})
-    config = config_lib.check(config)
+    config = overridden(config, overrides)
     if workdir is not None:
         return from_run(config, workdir)
     return from_file(config, weights)
+
+
+def overridden(config, overrides):
+    """The checked config with {"section.key": value}; None keeps what it says.
+
+    A key without a section is one of `sample`.
+    """
+    if config.task != "latent_diffusion":
+        raise ValueError(f"task {config.task!r} does not sample; latent_diffusion does")
+    given = {
+        key if "." in key else f"sample.{key}": value
+        for key, value in dict(overrides).items()
+        if value is not None
+    }
+    config.update_from_flattened_dict(given)
+    return config_lib.check(config)
 
 
 def config_of(weights=EMBEDDED):
@@ -91,6 +113,31 @@ def from_run(config, workdir):
     return _model(config, params, runs.label(params, workdir, step), str(workdir))
 
 
+def from_checkpoint(path, config=None, overrides=(), variant=None, average=False):
+    """The Model of a released file or folder; see importing.open_path and .plan.
+
+    config: None takes the shipped one that goes with the file. Arrays go to their
+    devices one by one, as they are read.
+    """
+    opened = importing.open_path(path, variant)
+    config = overridden(config or importing.config_of(opened), overrides)
+    plan = importing.plan(opened, config, average)
+    importing.tell(opened, plan, cli.say)
+    system = system_lib.build(config)
+    mesh = sharding.make_mesh(config.parallel.fsdp)
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    places = trees.flatten(sharding.params_sharding(shapes, mesh))
+    held = own.narrowed(conversion.tensors_of(plan), np.float32)
+    told = tqdm.tqdm(held.items(), "reading", unit="array")
+    flat = {name: jax.device_put(x.read(), places[name]) for name, x in told}
+    params = trees.nested(flat)
+    params = {
+        role: params.get(role, {}) for role in shapes
+    }  # some conditions have none
+    own.check_tree(params, shapes, str(path))
+    return Model(config, system, params, importing.digest(opened), mesh)
+
+
 def _model(config, params, weights, name):
     system = system_lib.build(config)
     mesh = sharding.make_mesh(config.parallel.fsdp)
@@ -99,25 +146,6 @@ def _model(config, params, weights, name):
     own.check_tree(params, shapes, name)
     params = jax.device_put(params, sharding.params_sharding(params, mesh))
     return Model(config, system, params, weights, mesh)
-
-
-def tokens(config, prompts, warn=print):
-    """Prompts -> {"tokens": int32 [n, L]}; unknown words and cut ends are told."""
-    section = config.cond_stage
-    if section.kind != "text":
-        raise ValueError(
-            f"this model's condition is {section.kind!r}: it takes no prompts"
-        )
-    words = inputs.words(section, "warn")
-    for prompt in dict.fromkeys(prompts):
-        if unknown := words.unknown(prompt):
-            warn(f"words this model does not know, in {prompt!r}: {', '.join(unknown)}")
-    with warnings.catch_warnings(record=True) as cut:
-        warnings.simplefilter("always")
-        rows = words(prompts)
-    for message in dict.fromkeys(str(warning.message) for warning in cut):
-        warn(message)
-    return {"tokens": rows}
 
 
 def keys(seed, indices):

@@ -5,62 +5,101 @@ import dataclasses
 import functools
 
 import jax
+import ml_collections
+import numpy as np
 
 from ldm_jax import names, paths
-from ldm_jax.data import datasets, pipeline, tokenize
+from ldm_jax.data import clip_tokenize, datasets, pipeline, tokenize
 
 
 @functools.cache
-def tokenizer(vocabulary, length, on_long="raise"):
-    """The tokenizer of a config's vocabulary, read once in every process."""
+def _word_pieces(vocabulary, length, on_long):
     return tokenize.load_tokenizer(paths.resolve(vocabulary), length, on_long)
 
 
-def words(section, on_long="raise"):
-    """The tokenizer of a cond_stage section.
+@functools.cache
+def _byte_pairs(vocabulary, length, on_long, cleaning, words):
+    path = paths.resolve(vocabulary)
+    return clip_tokenize.load_tokenizer(path, length, on_long, cleaning, words)
 
-    Raises ValueError if `vocab` is not its size or `null_tokens` not its empty caption.
+
+def words(section, on_long="raise", own=()):
+    """The tokenizer of a cond_stage section, read once in every process.
+
+    own: words of textual inversion, pairs (word, numbers). Raises ValueError if
+    `vocab` is not its size or `null_tokens` not its empty caption.
     """
     path = paths.resolve(section.vocabulary)
     if not path.is_file():
         raise FileNotFoundError(
             f"cond_stage.vocabulary names {path}, which does not exist"
         )
-    found = tokenizer(section.vocabulary, section.length, on_long)
+    told = section.vocabulary, section.length, on_long
+    if section.kind == "clip":
+        found = _byte_pairs(*told, section.cleaning, own)
+    else:
+        found = _word_pieces(*told)
     if len(found) != section.vocab:
         raise ValueError(
             f"cond_stage.vocab is {section.vocab}, but {path} has {len(found)} word "
-            "pieces, one a line: they must be equal"
+            "pieces: they must be equal"
         )
-    empty, null = found([""])[0], list(section.null_tokens)
-    if list(empty) != null + [0] * (section.length - len(null)):
-        raise ValueError(
-            f"cond_stage.null_tokens is {section.null_tokens}, but the empty caption "
-            f"is {tuple(map(int, empty[empty > 0]))} in {path}: they must be equal"
-        )
+    if section.null_tokens:
+        _check_null(section.null_tokens, [int(i) for i in found([""])[0]], path)
     return found
+
+
+def _check_null(null, empty, path):
+    """The empty caption is the null's tokens, and then one token to its end."""
+    told, rest = tuple(empty[: len(null)]), set(empty[len(null) : 77])
+    if told != null or len(rest) > 1:
+        raise ValueError(
+            f"cond_stage.null_tokens is {null}, but the empty caption begins with "
+            f"{told} in {path}: they must be equal"
+        )
+
+
+# Kinds of cond_stage that read captions.
+SPOKEN = ("text", "clip")
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
     """One example as the model is given it; picklable, for worker processes."""
 
-    vocabulary: str  # "" where no caption is wanted
-    length: int
+    section: object  # a frozen cond_stage; None where no caption is wanted
+    image_size: int = 0
 
     def __call__(self, example):
-        if not self.vocabulary:
+        if self.section is None:
             return example
-        tokens = tokenizer(self.vocabulary, self.length)([example["caption"]])
-        return {**example, "tokens": tokens[0]}
+        tokens = words(self.section)([example["caption"]])[0]
+        micro = sizes(self.section.micro, self.image_size)
+        return {**example, "tokens": tokens, "micro": micro}
+
+
+# What SDXL is told of a whole, uncut picture; the score is its refiner's default.
+AESTHETIC = 6.0
+
+
+def sizes(micro, image_size, aesthetic=AESTHETIC):
+    """The numbers of cond_stage.micro for a picture that was not cut: float32 [n]."""
+    told = {
+        "original_size": (image_size, image_size),
+        "crop": (0, 0),
+        "target_size": (image_size, image_size),
+        "aesthetic": (aesthetic,),
+    }
+    return np.array([x for name in micro for x in told[name]], np.float32)
 
 
 def prepare(config):
     """The transform of a config's examples."""
-    if config.task == "latent_diffusion" and config.cond_stage.kind == "text":
-        words(config.cond_stage)
-        return Prepare(config.cond_stage.vocabulary, config.cond_stage.length)
-    return Prepare("", 0)
+    if config.task != "latent_diffusion" or config.cond_stage.kind not in SPOKEN:
+        return Prepare(None)
+    section = ml_collections.FrozenConfigDict(config.cond_stage)
+    words(section)
+    return Prepare(section, config.data.image_size)
 
 
 def source(config, split):

@@ -24,14 +24,6 @@ PALETTE = np.array(
 )
 
 
-def sentence(vocabulary, tokens):
-    """The word pieces of one row of tokens as text, without the padding."""
-    pieces = [vocabulary[i] for i in tokens]
-    while pieces and pieces[-1] == "[PAD]":
-        pieces.pop()
-    return " ".join(pieces).replace(" ##", "")
-
-
 def summary(batch):
     """One line for each key: shape, dtype and range."""
     return "\n".join(
@@ -104,25 +96,28 @@ def enlarge(x, side):
     return x.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def cell(example, vocabulary):
+def cell(example, words):
     """One example: its picture, a panel for each further key, its text below."""
     image = np.asarray(pictures.to_uint8(pictures.to_float(example["image"])))
     image = enlarge(image, -(-SIDE // len(image)) * len(image))
     panels = [image]
     panels += [draw(image, example) for key, draw in PANELS.items() if key in example]
     picture = np.concatenate(panels, axis=1).astype(np.uint8)
-    words = [f"label {example['label']}"] if "label" in example else []
+    said = [f"label {example['label']}"] if "label" in example else []
     if "tokens" in example:
-        words.append(sentence(vocabulary, example["tokens"]))
-    lines = textwrap.wrap(" ".join(words), picture.shape[1] // 6)
+        said.append(words.sentence(example["tokens"]))
+    lines = textwrap.wrap(" ".join(said), picture.shape[1] // 6)
     return picture, lines
 
 
-def sheet(batch, vocabulary=()):
-    """uint8 [H, W, 3]: a cell for every example of a batch as the model is given it."""
+def sheet(batch, words=None):
+    """uint8 [H, W, 3]: a cell for every example of a batch as the model is given it.
+
+    words: the tokenizer of its tokens, if it has any.
+    """
     count = len(batch["image"])
     examples = [{key: x[i] for key, x in batch.items()} for i in range(count)]
-    cells = [cell(example, vocabulary) for example in examples]
+    cells = [cell(example, words) for example in examples]
     text = PAD + LINE * max(len(lines) for _, lines in cells)
     drawn = []
     for picture, lines in cells:

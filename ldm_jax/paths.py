@@ -1,11 +1,15 @@
-"""File names in configs: "demo:NAME" is a file that ships with the project."""
+"""File names in configs: "demo:NAME" is a file that ships with the project.
+
+So is "vocabulary:NAME", one of the tokenizers of well-known models.
+"""
 
 import pathlib
 
-DEMO = pathlib.Path(__file__).parent / "demo"
+HERE = pathlib.Path(__file__).parent
+SHIPPED = {"demo": HERE / "demo", "vocabulary": HERE / "vocabularies"}
 
 
 def resolve(name):
     """The path of a file named in a config."""
     scheme, _, rest = str(name).partition(":")
-    return DEMO / rest if scheme == "demo" and rest else pathlib.Path(name)
+    return SHIPPED[scheme] / rest if scheme in SHIPPED and rest else pathlib.Path(name)

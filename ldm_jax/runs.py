@@ -1,6 +1,7 @@
 """A run: what a workdir holds, made new or restored from its newest checkpoint."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -24,6 +25,7 @@ from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
 # The sections that decide what trained parameters mean.
+BY_HASH = ("first_stage.weights", "train.init")  # files, told apart by their content
 MODEL = ("schedule", "first_stage", "cond_stage", "unet", "loss")
 
 
@@ -48,13 +50,17 @@ def initial_state(config, system):
     """(rng) -> TrainState, for eval_shape and for jit with shardings."""
 
     def init(rng):
-        params = system.init(rng)
-        trained, _ = trees.split(params, config.train.trainable)
-        extra = system.init_extra(params)
-        tx, _ = optimizer(config)
-        return train_step.init_state(trained, extra, tx, config.train.ema_decay)
+        return state_of(config, system, system.init(rng))
 
     return init
+
+
+def state_of(config, system, params):
+    """The TrainState before the first step on parameters of which a part is trained."""
+    trained, _ = trees.split(params, config.train.trainable)
+    extra = system.init_extra(params)
+    tx, _ = optimizer(config)
+    return train_step.init_state(trained, extra, tx, config.train.ema_decay)
 
 
 def prepare(config, workdir):
@@ -66,7 +72,8 @@ def prepare(config, workdir):
     mesh = sharding.make_mesh(config.parallel.fsdp)
     hosts, parts = jax.process_count(), config.train.accumulate
     sharding.check_batch(config.data.batch_size, mesh, hosts, parts)
-    loaded = frozen.load(config, system)
+    given, rest = frozen.start(config, system)
+    loaded = trees.merge(frozen.load(config, system), rest)
 
     init = initial_state(config, system)
     rng = jax.random.key(config.seed)
@@ -78,11 +85,15 @@ def prepare(config, workdir):
     )
     step = checkpoint.latest(manager)
     if step is None:
-        state, start = jax.jit(init, out_shardings=places)(rng), 0
+        if given:
+            begin, told = functools.partial(state_of, config, system), given
+        else:
+            begin, told = init, rng
+        state, start = jax.jit(begin, out_shardings=places)(told), 0
     else:
         state, meta = checkpoint.restore(manager, step, placed(shapes, places))
         warn_of_changes(config, meta["config"])
-        check_first_stage(config, workdir, meta)
+        check_files(config, workdir, meta)
         start = meta["next_batch"]
         cli.say(f"restored step {step} from {workdir}")
     loaded = jax.device_put(loaded, sharding.params_sharding(loaded, mesh))
@@ -115,13 +126,19 @@ def check_frozen(config, system, trained, loaded):
         )
 
 
-def check_first_stage(config, workdir, meta):
-    """Raises ValueError where the run was trained on another first stage's latents."""
+def check_files(config, workdir, meta):
+    """Raises ValueError where the run was made with other files of weights."""
     now, then = frozen.digest(config), meta["first_stage"]
     if now != then:
         raise ValueError(
             f"the run in {workdir} was trained on the latents of first stage {then}; "
             f"first_stage.weights {config.first_stage.weights} is now {now}"
+        )
+    now, then = frozen.digest_of_start(config), meta.get("init", "")
+    if now != then:
+        raise ValueError(
+            f"the run in {workdir} began with train.init {then or 'empty'}; "
+            f"{config.train.init or 'nothing'} is {now or 'no file'}"
         )
 
 
@@ -135,6 +152,7 @@ def warn_of_changes(config, saved, sections=None):
     now, then = (config_rules.flat(tree) for tree in both)
     for key in sorted(now.keys() | then.keys()):
         counts = sections is None or key.split(".")[0] in sections
+        counts = counts and key not in BY_HASH
         if counts and now.get(key) != then.get(key):
             cli.say(f"{key} is {now.get(key)!r}; it was trained with {then.get(key)!r}")
 
@@ -144,6 +162,7 @@ def about(config, step):
     return {
         "config": config_lib.to_json(config),
         "first_stage": frozen.digest(config),
+        "init": frozen.digest_of_start(config),
         "next_batch": step,
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
     }
@@ -175,8 +194,9 @@ def latest_params(config, workdir):
     state, meta = checkpoint.restore(manager, step, placed(shapes, places))
     manager.close()
     warn_of_changes(config, meta["config"], MODEL)
-    check_first_stage(config, workdir, meta)
-    return state.ema or state.params, step
+    check_files(config, workdir, meta)
+    _, rest = frozen.start(config, system)
+    return trees.merge(state.ema or state.params, rest), step
 
 
 def label(params, workdir, step):

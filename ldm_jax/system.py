@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ from ldm_jax import denoise as denoise_lib
 from ldm_jax import first_stage_loss, losses, names, pictures, samplers, trees
 from ldm_jax import schedule as schedule_lib
 from ldm_jax.models import autoencoder as autoencoder_lib
-from ldm_jax.models import conditioners
+from ldm_jax.models import conditioners, controlnet
 from ldm_jax.models import unet as unet_lib
+
+MICRO_WIDTH = conditioners.MICRO_WIDTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,48 @@ def _arch(arch, section):
     return arch(**{field.name: section[field.name] for field in fields})
 
 
+def arch_of_unet(config):
+    return _arch(unet_lib.Arch, config.unet)
+
+
+def arch_of_first_stage(config):
+    return _arch(autoencoder_lib.Arch, config.first_stage)
+
+
+def encoders(config):
+    """{name: shape} of the CLIP encoders that a config listens to."""
+    return conditioners.encoders_of(config.cond_stage.encoders, config.cond_stage.vocab)
+
+
+def condition_shapes(config):
+    """The Cond of one picture, as shapes."""
+    system = build(config)
+    params = jax.eval_shape(system.init, jax.random.key(0))
+    one = {
+        name: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+        for name, x in system.batch.items()
+    }
+    return jax.eval_shape(system.condition, params, one)
+
+
+def vector_width(config):
+    """Width of what joins the time embedding."""
+    return condition_shapes(config).vector.shape[-1]
+
+
+def init_control(config):
+    """(rng) -> parameters of a control branch for a config's UNet."""
+    net = controlnet.ControlNet(arch_of_unet(config))
+
+    def init(rng):
+        cond = condition_shapes(config)
+        told = jax.tree.map(lambda x: jnp.zeros(x.shape), (cond.context, cond.vector))
+        z_t, hint = jnp.zeros((1, 8, 8, config.unet.out_channels)), (1, 64, 64, 3)
+        return net.init(rng, z_t, jnp.zeros(1), jnp.zeros(hint), *told)["params"]
+
+    return init
+
+
 def _inputs(config, shapes):
     shapes = {
         "image": ((config.data.image_size, config.data.image_size, 3), "uint8")
@@ -55,25 +100,31 @@ def _inputs(config, shapes):
 
 
 def _first_stage(section, scale):
-    """(net, encode, decode) of the autoencoder, for latents times `scale`."""
+    """(net, encode, mean, decode) of the autoencoder, for latents times `scale`."""
     module = names.pick(autoencoder_lib.FIRST_STAGES, section.kind)
     net = module(_arch(autoencoder_lib.Arch, section))
 
+    def posterior_of(params, x):
+        return net.apply({"params": params["first_stage"]}, x, method="encode")
+
     def encode(params, keys, x):
-        posterior = net.apply({"params": params["first_stage"]}, x, method="encode")
+        posterior = posterior_of(params, x)
         noise = losses.normal(losses.split(keys, "encode"), posterior.mean.shape[1:])
         return scale * posterior.sample(noise)
+
+    def mean(params, x):
+        return scale * posterior_of(params, x).mean
 
     def decode(params, z_0):
         variables = {"params": params["first_stage"]}
         return net.apply(variables, z_0 / scale, method="decode")
 
-    return net, encode, decode
+    return net, encode, mean, decode
 
 
 def _autoencoder(config):
     size = config.data.image_size
-    net, encode, decode = _first_stage(config.first_stage, 1.0)
+    net, encode, _, decode = _first_stage(config.first_stage, 1.0)
     loss = first_stage_loss.make(net, config.discriminator, config.loss)
 
     def init(rng):
@@ -95,30 +146,48 @@ def _autoencoder(config):
     )
 
 
-def _conditioner(section):
-    kind = names.pick(conditioners.CONDITIONERS, section.kind)
-    if section.kind == "none":
-        return kind()
-    keys = ("vocab", "length", "width", "depth", "heads", "head_channels")
-    keys += ("pooled", "null_tokens", "dtype")
-    return kind(**{key: section[key] for key in keys})
+def _conditioner(config):
+    kind = names.pick(conditioners.CONDITIONERS, config.cond_stage.kind)
+    knobs = {**config.cond_stage, "image_size": config.data.image_size}
+    return kind(**{key: knobs[key] for key in inspect.signature(kind).parameters})
 
 
 def _latent_diffusion(config):
     schedule = schedule_lib.linear(**config.schedule)
-    conditioner = _conditioner(config.cond_stage)
-    stage, encode, decode = _first_stage(config.first_stage, config.first_stage.scale)
-    unet = unet_lib.UNet(_arch(unet_lib.Arch, config.unet))
+    conditioner = _conditioner(config)
+    stage, encode, mean, decode = _first_stage(
+        config.first_stage, config.first_stage.scale
+    )
+    unet = unet_lib.UNet(arch_of_unet(config))
     denoise = denoise_lib.from_unet(unet, schedule, config.loss.predicts)
-    inputs = _inputs(config, conditioner.inputs)
     size = config.data.image_size
+    holes = {"mask": ((size, size), "uint8")} if config.cond_stage.inpaint else {}
+    inputs = _inputs(config, conditioner.inputs | holes)
     side = size // 2 ** (len(config.first_stage.mult) - 1)
     latent = (side, side, config.first_stage.embed_channels)
     sampler = names.pick(samplers.SAMPLERS, config.sample.sampler)
     names.pick(losses.NORMS, config.loss.norm)  # unknown: an error here, not later
 
     def condition(params, batch):
-        return conditioner.apply(params.get("cond_stage", {}), batch)
+        cond = conditioner.apply(params.get("cond_stage", {}), batch)
+        if config.cond_stage.inpaint:
+            cond = cond.replace(concat=around(params, batch["image"], batch["mask"]))
+        return cond
+
+    def around(params, image, mask):
+        """The in-painting condition: mask (1 in the hole) and latent of the rest.
+
+        LDM and SD differ in the order, in the hole's colour (black and gray) and in
+        what the mask says (-1 or 1, 0 or 1). Of SD's latent we take the mean where the
+        originals draw: a picture then depends on no more noise than its own.
+        """
+        hole = mask[..., None].astype(jnp.float32)
+        small = hole[:, :: size // side, :: size // side]
+        x = pictures.to_float(image)
+        if config.cond_stage.inpaint == "sd":
+            return jnp.concatenate([small, mean(params, x * (1 - hole))], axis=-1)
+        black = (x + 1) * (1 - hole) - 1
+        return jnp.concatenate([mean(params, black), 2 * small - 1], axis=-1)
 
     def init(rng):
         stage_rng, cond_rng, unet_rng = jax.random.split(rng, 3)
@@ -152,6 +221,8 @@ def _latent_diffusion(config):
         """The batch, a share of whose conditions says "no condition"."""
         draw = jax.vmap(jax.random.bernoulli, (0, None))
         drop = draw(losses.split(keys, "drop"), config.cond_stage.drop)
+        if conditioner.null is None:
+            return batch
         null = conditioner.null(batch)
 
         def swap(a, b):
@@ -186,7 +257,7 @@ def _latent_diffusion(config):
     def sample(params, keys, batch, knobs):
         cond = condition(params, batch)
         guided = denoise
-        if config.cond_stage.kind != "none":
+        if conditioner.null is not None:
             null = condition(params, conditioner.null(batch))
             guided = denoise_lib.with_cfg(denoise, knobs["scale"], null)
         z_T = samplers.initial_noise(keys, latent)

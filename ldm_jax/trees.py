@@ -18,6 +18,11 @@ def flatten(tree):
     }
 
 
+def nested(flat):
+    """The nested dict of {'a/b/c': leaf}."""
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
 def differences(saved, wanted, saved_name, wanted_name):
     """What differs between two trees of shapes, as text; '' when nothing does.
 

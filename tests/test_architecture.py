@@ -20,6 +20,9 @@ TOOLS = {
     *("cli", "inputs", "knobs", "frozen", "runs", "generation"),
     *("album", "exporting", "inspection"),
     *("validation", "reconstruction", "fidelity"),
+    *("prompts", "holes", "embeddings"),
+    *("released", "detection", "importing", "conversion", "converting"),
+    "diffusers_folder",
 }
 
 # What each module or package of ldm_jax may import of ldm_jax, "" being everything;
@@ -40,7 +43,7 @@ MAY_IMPORT = {
     "samplers": {"schedule", "names"},
     "losses": {"schedule", "names"},
     "models": {"models"},
-    "models.conditioners": {"models", "denoise"},
+    "models.conditioners": {"models", "denoise", "names"},
     "first_stage_loss": {"losses", "models", "pictures"},
     "system": {*KIT, *MATHS, "config", "first_stage_loss", "models", "pictures"},
     "checkpoint": KIT,

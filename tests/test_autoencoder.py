@@ -17,6 +17,7 @@ TINY = autoencoder.Arch(
     mid_attention=True,
     z_channels=3,
     embed_channels=2,
+    codes=0,
     dropout=0.0,
     groups=2,
     dtype="float32",

@@ -65,7 +65,7 @@ WRONG = {
     "train.trainable .*'first_stage'.* covers .* loaded from a file: .'first_stage/": {
         "train": dict(trainable=("unet", "cond_stage", "first_stage")),
     },
-    r"cond_stage.null_tokens is .101, 102., but the empty caption is .2, 3.": {
+    r"cond_stage.null_tokens is .101, 102., but the empty caption begins with .2, 3.": {
         "cond_stage": dict(null_tokens=(101, 102)),
     },
     "first_stage.scale is 2.0, but .*stage.safetensors was measured to need 1": {

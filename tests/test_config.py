@@ -122,7 +122,7 @@ BROKEN = {
         "unet": dict(depths=(0, 0), mid_depth=0),
     },
     "with a depth above 0, or cond_stage.pooled": {"unet": dict(attention="plain")},
-    "sample.scale 2.0 guides nothing where cond_stage.kind is 'none'": {
+    "sample.scale 2.0 does nothing where cond_stage.kind is 'none'": {
         "cond_stage": dict(kind="none"),
     },
     "train.pictures 5 must be at most data.batch_size 4": {

@@ -33,17 +33,29 @@ FILES = sorted(FOLDER.glob("*.py"))
 LINES = 40  # a file states what differs, no more
 
 
+def load(file):
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def variants():
+    """(file, arguments of get_config) of every variant of every file."""
+    for file in FILES:
+        for name in getattr(load(file), "VARIANTS", ("",)):
+            yield pytest.param((file, (name,) * bool(name)), id=f"{file.stem}:{name}")
+
+
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
 def file(request):
     return request.param
 
 
-@pytest.fixture
-def c(file):
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+@pytest.fixture(params=variants())
+def c(request):
+    file, variant = request.param
+    return load(file).get_config(*variant)
 
 
 def test_there_are_files():
@@ -67,10 +79,9 @@ def test_it_builds(c):
     shapes = jax.eval_shape(built.init, jax.random.key(0))
     trained, frozen = trees.split(shapes, c.train.trainable)
     assert helpers.count(trained) > 0
-    # What is frozen comes from a file, and only first stages are read from files.
-    assert set(frozen) <= {"first_stage"}
-    if frozen:
-        assert paths.resolve(c.first_stage.weights).suffix == ".safetensors"
+    # What is frozen comes from a file: a first stage, or what train.init also holds.
+    assert set(frozen) <= {"first_stage", "cond_stage"}
+    assert ("cond_stage" in frozen) == (c.task != "autoencoder" and is_released(c))
 
     size = c.data.image_size
     image = built.batch["image"]
@@ -94,11 +105,11 @@ def test_its_vocabulary_fits(c):
     """A piece beyond the embedding would be read as NaN."""
     if c.task == "autoencoder" or not c.cond_stage.vocabulary:
         return
-    words = inputs.tokenizer(c.cond_stage.vocabulary, c.cond_stage.length)
+    words = inputs.words(c.cond_stage)
     assert len(words) == c.cond_stage.vocab
-    empty = np.zeros(c.cond_stage.length, np.int32)
-    empty[: len(c.cond_stage.null_tokens)] = c.cond_stage.null_tokens
-    np.testing.assert_array_equal(words([""])[0], empty)
+    if c.cond_stage.null_tokens:
+        empty = words([""])[0][: len(c.cond_stage.null_tokens)]
+        np.testing.assert_array_equal(empty, c.cond_stage.null_tokens)
 
 
 def test_what_ships_is_there(c):
@@ -108,9 +119,14 @@ def test_what_ships_is_there(c):
             assert paths.resolve(value).is_file(), f"{key} = {value}"
 
 
+def is_released(c):
+    """Whether a config is of weights that its users bring along."""
+    return c.cond_stage.kind == "clip"
+
+
 def test_what_ships_fits(c):
     """The first stage that a config names loads, with the scale that it says."""
-    if c.task == "latent_diffusion":
+    if c.task == "latent_diffusion" and not is_released(c):
         assert set(frozen.load(c)) == {"first_stage"}
 
 
@@ -142,8 +158,10 @@ def test_sections_are_the_arguments_of_what_they_build():
     assert set(second.schedule) == arguments(schedule.linear)
     told = arguments(losses.diffusion)
     assert set(second.loss) == told - {"predict", "schedule", "z_0", "t", "eps"}
-    text = {"kind", "drop", "vocabulary"}
-    assert set(second.cond_stage) == arguments(conditioners.text) | text
+    read = {"kind", "drop", "vocabulary", "cleaning", "inpaint"}
+    for kind in conditioners.CONDITIONERS.values():
+        read |= arguments(kind) - {"image_size"}
+    assert set(second.cond_stage) == read
     net = fields(discriminator.PatchDiscriminator)
     assert set(first.discriminator) == net - {"dtype", "parent", "name"}
 

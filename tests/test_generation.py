@@ -28,6 +28,7 @@ from ldm_jax import (
     system,
 )
 from ldm_jax import config as config_lib
+from ldm_jax import prompts as prompts_lib
 from ldm_jax.weights import own
 
 PROMPTS = ["a fox", "a red apple", "an owl", "a castle", "a sailboat"]
@@ -86,7 +87,7 @@ def one_device(model):
 
 def draw(model, batch_size, prompts=PROMPTS, seed=0):
     """x [n, H, W, 3] of the prompts."""
-    batch = generation.tokens(model.config, prompts)
+    batch = prompts_lib.arrays(model, prompts)
     seeds = generation.keys(seed, np.arange(len(prompts)))
     parts = list(generation.generate(model, batch, seeds, batch_size))
     assert all(len(x) <= batch_size for x in parts)
@@ -177,14 +178,14 @@ def test_a_picture_that_is_not_finite_is_not_written(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_words_and_cut_ends_are_told(config):
+def test_unknown_words_and_cut_ends_are_told(model):
     told = []
-    rows = generation.tokens(config, ["a fox", "a \N{SNOWMAN} fox"], told.append)
+    rows = prompts_lib.arrays(model, ["a fox", "a \N{SNOWMAN} fox"], warn=told.append)
     assert rows["tokens"].shape == (2, 24) and rows["tokens"].dtype == np.int32
     (words,) = told
     assert words.endswith("\N{SNOWMAN}") and "'a \N{SNOWMAN} fox'" in words
     told.clear()
-    generation.tokens(config, ["a fox " * 20 + "owl"], told.append)
+    prompts_lib.arrays(model, ["a fox " * 20 + "owl"], warn=told.append)
     (words,) = told
     assert "41 pieces, 22 fit" in words
     assert words.endswith("owl'")

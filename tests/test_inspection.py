@@ -53,13 +53,6 @@ def test_every_segment_has_a_colour_of_its_own():
     assert len(np.unique(inspection.PALETTE, axis=0)) >= len(labels.SEGMENTS)
 
 
-def test_words_are_those_of_the_tokens():
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "owl", "##s"]
-    text = inspection.sentence(vocabulary, [2, 4, 5, 6, 1, 3, 0, 0])
-    assert text == "[CLS] a owls [UNK] [SEP]"
-    assert inspection.sentence(vocabulary, [2, 4, 5]) == "[CLS] a owl"
-
-
 def test_the_batch_is_that_of_the_training(config):
     batch = inspection.first_batch(config, ("image", "tokens", *EXTRA), 6)
     with inputs.batches(config, ("image", "tokens", *EXTRA)) as batches:
@@ -81,7 +74,7 @@ def test_an_unknown_key_is_named(config):
 
 def test_the_sheet_shows_every_picture_with_its_panels(config):
     batch = inspection.first_batch(config, ("image", "tokens", "label", "boxes"), 3)
-    sheet = inspection.sheet(batch, inputs.words(config.cond_stage).vocabulary)
+    sheet = inspection.sheet(batch, inputs.words(config.cond_stage))
     for i, image in enumerate(batch["image"]):
         cell = sheet[4 + i * (len(sheet) - 4) // 3 :, 4 : 4 + 160]
         np.testing.assert_array_equal(cell[5:160:10, 5:160:10], image)

@@ -131,6 +131,7 @@ def test_first_stage(name):
         mid_attention=True,
         z_channels=channels,
         embed_channels=channels,
+        codes=0,
         dropout=0.0,
         groups=32,
         dtype="float32",

@@ -1,19 +1,25 @@
-import pathlib
+import hashlib
 import pickle
 
 import numpy as np
 import pytest
 
-import ldm_jax
+from ldm_jax import paths
 from ldm_jax.data import captions, datasets, sprites, tokenize
 
-VOCABULARY = pathlib.Path(ldm_jax.__file__).parent / "demo" / "vocab.txt"
+VOCABULARY = paths.resolve("demo:vocab.txt")
+BERT = paths.resolve("vocabulary:bert_uncased.txt")
 TINY = (*tokenize.SPECIALS, "a", "fox", "on", "run", "##s", "##ning", ",", "z", "##e")
 
 
 @pytest.fixture(scope="module")
 def embedded():
     return tokenize.load_tokenizer(VOCABULARY, 64)
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return tokenize.load_tokenizer(BERT, 77)
 
 
 def test_rows_are_framed_and_padded():
@@ -109,3 +115,47 @@ def test_survives_pickling(embedded):
     again = pickle.loads(pickle.dumps(embedded))
     text = ["an owl on a red background"]
     np.testing.assert_array_equal(again(text), embedded(text))
+
+
+def test_the_file_is_googles(bert):
+    assert hashlib.sha256(BERT.read_bytes()).hexdigest() == (
+        "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+    )
+    assert len(bert) == 30522
+
+
+# What transformers 5.23 gives.
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "a photo of an astronaut riding a horse on mars",
+            [1037, 6302, 1997, 2019, 19748, 5559, 1037, 3586, 2006, 7733],
+        ),
+        ("", []),
+        (
+            "Ünïcode CAFÉ 日本語 a\x00b x\u200by",
+            [27260, 7668, 1864, 1876, 1950, 11113, 1060, 2100],
+        ),
+        ("a [SEP] b [sep] [MASK]", [1037, 102, 1038, 1031, 19802, 1033, 103]),
+        ("z" * 101, [100]),
+        ("it's 3.14", [2009, 1005, 1055, 1017, 1012, 2403]),
+    ],
+)
+def test_pieces_are_those_of_transformers(bert, text, expected):
+    row = bert([text])[0]
+    assert row.tolist() == [101, *expected, 102, *[0] * (75 - len(expected))]
+
+
+def test_a_special_named_in_a_text_is_not_unknown():
+    tiny = tokenize.Tokenizer(TINY, 8)
+    assert tiny.pieces("a [SEP] fox") == ["a", "[SEP]", "fox"]
+    assert tiny.unknown("a [SEP] fox [sep]") == ["[", "sep", "]"]
+    assert tiny.unknown("a Zoö") == ["Zoö"]
+
+
+def test_a_sentence_is_that_of_the_tokens():
+    vocabulary = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "owl", "##s")
+    words = tokenize.Tokenizer(vocabulary, 8)
+    assert words.sentence([2, 4, 5, 6, 1, 3, 0, 0]) == "[CLS] a owls [UNK] [SEP]"
+    assert words.sentence([2, 4, 5]) == "[CLS] a owl"

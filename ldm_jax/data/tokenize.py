@@ -10,6 +10,20 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+BY_NAME = (*SPECIALS, "[MASK]")  # pieces that a text can name, if there are such
+
+
+def check_on_long(on_long):
+    if on_long not in ("raise", "warn"):
+        raise ValueError(f"on_long is 'raise' or 'warn', not {on_long!r}")
+
+
+def tell_cut(count, room, lost, on_long):
+    """ValueError, or a warning, that the end of a caption, `lost`, does not fit."""
+    said = f"caption has {count} pieces, {room} fit; cut: {lost!r}"
+    if on_long == "raise":
+        raise ValueError(f"{said}. Shorten it or raise the text length")
+    warnings.warn(said, stacklevel=4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +44,7 @@ class Tokenizer:
             raise ValueError(f"the vocabulary lacks {missing}")
         if len(set(self.vocabulary)) < len(self.vocabulary):
             raise ValueError("the vocabulary has a piece twice")
-        if self.on_long not in ("raise", "warn"):
-            raise ValueError(f"on_long is 'raise' or 'warn', not {self.on_long!r}")
+        check_on_long(self.on_long)
         if self.length < 3:
             raise ValueError(f"length {self.length} leaves no room for a word; use 3+")
 
@@ -42,6 +55,7 @@ class Tokenizer:
         model = tokenizers.Tokenizer(word_pieces)
         model.normalizer = normalizers.BertNormalizer(lowercase=True)
         model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        model.add_special_tokens([name for name in BY_NAME if name in places])
         return model
 
     @functools.cached_property
@@ -65,21 +79,25 @@ class Tokenizer:
         room = self.length - 2
         if len(found.ids) > room:
             lost = text[found.offsets[room][0] :]
-            said = f"caption has {len(found.ids)} pieces, {room} fit; cut: {lost!r}"
-            if self.on_long == "raise":
-                raise ValueError(f"{said}. Shorten it or raise the text length")
-            warnings.warn(said, stacklevel=3)
+            tell_cut(len(found.ids), room, lost, self.on_long)
         return found.ids[:room]
 
     def pieces(self, text):
         """The pieces of a text as words, without [CLS] and [SEP]."""
         return self._model.encode(text, add_special_tokens=False).tokens
 
+    def sentence(self, row):
+        """The pieces of one row of numbers as text, without the padding."""
+        pieces = [self.vocabulary[i] for i in row]
+        while pieces and pieces[-1] == "[PAD]":
+            pieces.pop()
+        return " ".join(pieces).replace(" ##", "")
+
     def unknown(self, text):
         """The words of a text that the vocabulary cannot spell, in order."""
-        normal = self._model.normalizer.normalize_str(text)
-        words = self._model.pre_tokenizer.pre_tokenize_str(normal)
-        return [word for word, _ in words if "[UNK]" in self.pieces(word)]
+        found = self._model.encode(text, add_special_tokens=False)
+        pairs = zip(found.tokens, found.offsets, strict=True)
+        return [text[start:end] for piece, (start, end) in pairs if piece == "[UNK]"]
 
 
 def load_tokenizer(vocab_path, length, on_long="raise"):

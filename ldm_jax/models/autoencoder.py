@@ -1,4 +1,4 @@
-"""The first stage: an autoencoder whose latent is a diagonal Gaussian.
+"""The first stages: autoencoders with a Gaussian latent (KL) or a codebook (VQ).
 
 Encoder and decoder are those of VQGAN and LDM (Esser et al., 2021; Rombach et
 al., 2022), so that released weights load.
@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.models import attention, layers
+from ldm_jax.models import attention, layers, quantize
 
 EPSILON = 1e-6  # of every GroupNorm here
 
@@ -27,6 +27,7 @@ class Arch:
     mid_attention: bool
     z_channels: int  # of the network's bottleneck
     embed_channels: int  # of the latent that diffusion sees
+    codes: int  # in the codebook; 0 where the latent is a Gaussian
     dropout: float
     groups: int  # of GroupNorm
     dtype: str  # of the arithmetic; parameters stay float32
@@ -64,7 +65,10 @@ class Arch:
 
 
 class Encoder(nn.Module):
-    """Picture [B, H, W, 3] -> moments [B, H / f, W / f, 2 * z_channels]."""
+    """Picture [B, H, W, 3] -> [B, H / f, W / f, c].
+
+    c is z_channels with a codebook; a Gaussian's mean and log-variance are twice that.
+    """
 
     arch: Arch
 
@@ -87,7 +91,8 @@ class Encoder(nn.Module):
                     padding=((0, 1), (0, 1)),
                     dtype=arch.dtype,
                 )
-        return arch.out(arch.middle(h, train), 2 * arch.z_channels)
+        outputs = 1 if arch.codes else 2
+        return arch.out(arch.middle(h, train), outputs * arch.z_channels)
 
 
 class Decoder(nn.Module):
@@ -129,6 +134,28 @@ class Posterior:
         return 0.5 * jnp.sum(terms, axis=(1, 2, 3))
 
 
+@struct.dataclass
+class Point:
+    """The latent of an encoder without noise, where KL models have a Posterior."""
+
+    mean: jax.Array
+
+    def sample(self, noise):
+        """The latent itself."""
+        del noise
+        return self.mean
+
+
+def pointwise(fan_in, features, dtype):
+    """A 1x1 convolution, as a linear layer."""
+    return nn.Dense(
+        features,
+        kernel_init=layers.torch_init,
+        bias_init=layers.torch_bias(fan_in),
+        dtype=dtype,
+    )
+
+
 class AutoencoderKL(nn.Module):
     """`encode` gives the posterior of an unscaled latent; `decode` a picture."""
 
@@ -136,19 +163,11 @@ class AutoencoderKL(nn.Module):
 
     def setup(self):
         arch = self.arch
-
-        def pointwise(fan_in, features):
-            return nn.Dense(
-                features,
-                kernel_init=layers.torch_init,
-                bias_init=layers.torch_bias(fan_in),
-                dtype=arch.dtype,
-            )
-
+        z, latent = arch.z_channels, arch.embed_channels
         self.encoder = Encoder(arch)
         self.decoder = Decoder(arch)
-        self.quant_conv = pointwise(2 * arch.z_channels, 2 * arch.embed_channels)
-        self.post_quant_conv = pointwise(arch.embed_channels, arch.z_channels)
+        self.quant_conv = pointwise(2 * z, 2 * latent, arch.dtype)
+        self.post_quant_conv = pointwise(latent, z, arch.dtype)
 
     def __call__(self, x, train=False):  # touches every parameter: for `init`
         return self.decode(self.encode(x, train).mean, train)
@@ -164,4 +183,35 @@ class AutoencoderKL(nn.Module):
         return self.decoder(self.post_quant_conv(z), train).astype(jnp.float32)
 
 
-FIRST_STAGES = {"kl": AutoencoderKL}
+class AutoencoderVQ(nn.Module):
+    """As AutoencoderKL, with a codebook in front of the decoder.
+
+    Diffusion sees the latent before it is quantised; `decode` quantises. That is
+    LDM's VQModelInterface, and every released VQ model works so.
+    """
+
+    arch: Arch
+
+    def setup(self):
+        arch = self.arch
+        z, latent = arch.z_channels, arch.embed_channels
+        self.encoder = Encoder(arch)
+        self.decoder = Decoder(arch)
+        self.codebook = quantize.Codebook(arch.codes)
+        self.quant_conv = pointwise(z, latent, arch.dtype)
+        self.post_quant_conv = pointwise(latent, z, arch.dtype)
+
+    def __call__(self, x, train=False):  # touches every parameter: for `init`
+        return self.decode(self.encode(x, train).mean, train)
+
+    def encode(self, x, train=False):
+        """x [B, H, W, 3] in [-1, 1] -> Point of [B, H / f, W / f, c], float32."""
+        return Point(self.quant_conv(self.encoder(x, train)).astype(jnp.float32))
+
+    def decode(self, z, train=False):
+        """z [B, h, w, c] -> x [B, h * f, w * f, 3], float32, nominally in [-1, 1]."""
+        z = self.post_quant_conv(self.codebook(z))
+        return self.decoder(z, train).astype(jnp.float32)
+
+
+FIRST_STAGES = {"kl": AutoencoderKL, "vq": AutoencoderVQ}

@@ -6,6 +6,8 @@ checkpoint format. Weights start as torch starts them, because the originals'
 learning rates assume it; Flax's defaults differ.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,11 +64,15 @@ def norm(x, name, *, groups, epsilon):
     )(x)
 
 
+# LayerNorm in float32, epsilon 1e-5 as in torch (Flax's default is 1e-6).
+LayerNorm = functools.partial(
+    nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False
+)
+
+
 def layer_norm(x, name):
-    """LayerNorm in float32, epsilon 1e-5 as in torch (Flax's default is 1e-6)."""
-    return nn.LayerNorm(
-        epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name=name
-    )(x)
+    """A LayerNorm that is applied once."""
+    return LayerNorm(name=name)(x)
 
 
 def gelu(x):

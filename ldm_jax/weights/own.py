@@ -1,16 +1,15 @@
 """The project's own weights file: one .safetensors with its config in the header."""
 
+import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 
 import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from ldm_jax import trees
+from ldm_jax.weights import safetensors_files, streaming, tensors
 
 FLOATS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 
@@ -21,24 +20,43 @@ def save_weights(path, params, config, meta, dtype=None):
     dtype: floating leaves are stored as this (e.g. 'float16'); None keeps them. Equal
     content gives equal bytes. The file appears whole or not at all.
     """
-    arrays = {}
-    for name, leaf in trees.flatten(params).items():
-        array = np.asarray(leaf, order="C")
-        if dtype is not None and array.dtype in FLOATS:
-            array = _narrowed(name, array, dtype)
-        arrays[name] = array
+    arrays = {
+        name: held(np.asarray(leaf)) for name, leaf in trees.flatten(params).items()
+    }
+    save_arrays(path, arrays, config, meta, dtype)
+
+
+def held(array):
+    """The Tensor of an array in memory."""
+    return tensors.Tensor(array.shape, array.dtype, lambda: array)
+
+
+def save_arrays(path, arrays, config, meta, dtype=None):
+    """`save_weights` of {path: tensors.Tensor}, one array in memory at a time."""
     header = {
         "config": json.dumps(config, sort_keys=True),
         "meta": json.dumps(meta, sort_keys=True),
     }
-    blob = _with_sorted_header(safetensors.numpy.save(arrays, header))
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(blob)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    streaming.write(path, narrowed(arrays, dtype), header)
+
+
+def narrowed(arrays, dtype):
+    """{name: tensors.Tensor} with floats as `dtype`; None keeps them.
+
+    Reading raises ValueError where a number does not fit.
+    """
+    if dtype is None:
+        return arrays
+    return {
+        name: dataclasses.replace(
+            tensor,
+            dtype=np.dtype(dtype),
+            read=lambda name=name, read=tensor.read: _narrowed(name, read(), dtype),
+        )
+        if tensor.dtype in FLOATS
+        else tensor
+        for name, tensor in arrays.items()
+    }
 
 
 def _narrowed(name, array, dtype):
@@ -49,34 +67,32 @@ def _narrowed(name, array, dtype):
     return narrow
 
 
-def _with_sorted_header(blob):
-    """The library writes metadata in random order; the digest needs a fixed one."""
-    size = int.from_bytes(blob[:8], "little")
-    header = json.loads(blob[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + blob[8 + size :]
-
-
 def load_weights(path):
     """(params, config, meta): nested dict of numpy with floats as float32, two dicts.
 
     Raises FileNotFoundError, or ValueError naming the file when it is damaged or not
     one of ours. Nothing in the file is executed.
     """
+    source, config, meta = open_weights(path)
+    return _nested(path, source.tensors), config, meta
+
+
+def has_header(path):
+    """Whether a .safetensors has a config in its header, as ours have."""
+    return "config" in safetensors_files.open_safetensors(path).meta
+
+
+def open_weights(path):
+    """(tensors.Source, config, meta) of a file of ours, no array read yet."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            names = file.keys()
-            arrays = {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
+        source = safetensors_files.open_safetensors(path)
+    except tensors.Refused as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    config, meta = (_header_dict(path, header, key) for key in ("config", "meta"))
-    return _nested(path, arrays), config, meta
+    config, meta = (_header_dict(path, source.meta, key) for key in ("config", "meta"))
+    return source, config, meta
 
 
 def _header_dict(path, header, key):
@@ -93,13 +109,14 @@ def _header_dict(path, header, key):
 
 def _nested(path, arrays):
     params = {}
-    for name, array in arrays.items():
+    for name, tensor in arrays.items():
         *folders, last = name.split("/")
         if any("/".join(folders[:i]) in arrays for i in range(1, len(folders) + 1)):
             raise ValueError(f"{path}: {name!r} lies under another array")
         node = params
         for folder in folders:
             node = node.setdefault(folder, {})
+        array = tensor.read()
         node[last] = array.astype(np.float32) if array.dtype in FLOATS else array
     return params
 

@@ -11,12 +11,11 @@ import pickle
 
 import numpy as np
 
+from ldm_jax.weights import tensors
+
 NUMERIC = "biufc"  # dtype kinds: bool, int, unsigned, float, complex
 PLAIN = (str, bytes, bool, int, float, complex, np.generic, type(None))
-
-
-class Refused(pickle.UnpicklingError):
-    """The pickle asks for something other than numpy arrays and containers."""
+Refused = tensors.Refused  # for those who read pickles alone
 
 
 def loads(data, source="pickle"):
@@ -35,14 +34,14 @@ def _finished(tree, where):
     if isinstance(tree, list | tuple):
         items = (_finished(v, f"{where}[{i}]") for i, v in enumerate(tree))
         return type(tree)(items)
-    if isinstance(tree, _Array):
+    if isinstance(tree, Array):
         return tree.array
     if not isinstance(tree, (np.ndarray, *PLAIN)):
         raise Refused(f"{where} is a {type(tree).__name__}; expected numpy arrays")
     return tree
 
 
-class _Dtype:
+class Dtype:
     """What a pickled dtype says, read by us."""
 
     def __init__(self, name, align=False, copy=True):
@@ -57,7 +56,7 @@ class _Dtype:
         self.dtype = self.dtype.newbyteorder(order)
 
 
-class _Array:
+class Array:
     """An array in the making: numpy writes an empty one and then its state."""
 
     def __init__(self, subtype, shape, typecode):
@@ -67,19 +66,19 @@ class _Array:
 
     def __setstate__(self, state):
         _, shape, dtype, fortran, data = state
-        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+        if not isinstance(dtype, Dtype) or not isinstance(data, bytes):
             raise Refused("an array without plain numbers is not allowed")
         self.array = _from_buffer(data, dtype, shape, "F" if fortran else "C")
 
 
 def _from_buffer(data, dtype, shape, order, axes=None):
-    if axes is not None or not isinstance(dtype, _Dtype):
+    if axes is not None or not isinstance(dtype, Dtype):
         raise Refused("an array without plain numbers in plain order is not allowed")
     return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 
 def _scalar(dtype, data):
-    if not isinstance(dtype, _Dtype):
+    if not isinstance(dtype, Dtype):
         raise Refused("a scalar that is no plain number is not allowed")
     return np.frombuffer(data, dtype.dtype, count=1)[0]
 
@@ -99,14 +98,14 @@ def _no_bytes():
 # numpy 1 calls its private package `core`, numpy 2 `_core`. The class ndarray occurs as
 # an argument only, so a name stands in for it, which the pickle cannot call.
 ALLOWED = {
-    ("numpy", "dtype"): _Dtype,
+    ("numpy", "dtype"): Dtype,
     ("numpy", "ndarray"): "ndarray",
     ("_codecs", "encode"): _encode,
     ("__builtin__", "bytes"): _no_bytes,
     ("collections", "OrderedDict"): collections.OrderedDict,
 }
 for _core in ("core", "_core"):
-    ALLOWED[f"numpy.{_core}.multiarray", "_reconstruct"] = _Array
+    ALLOWED[f"numpy.{_core}.multiarray", "_reconstruct"] = Array
     ALLOWED[f"numpy.{_core}.multiarray", "scalar"] = _scalar
     ALLOWED[f"numpy.{_core}.numeric", "_frombuffer"] = _from_buffer
 

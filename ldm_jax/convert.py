@@ -1,0 +1,55 @@
+"""Convert weights between layouts; says what a file is before it reads any of it.
+
+  python -m ldm_jax.convert --from=v1-5-pruned.ckpt --to=sd15
+  python -m ldm_jax.convert --from=sd15 --to=back.safetensors --layout=original
+  python -m ldm_jax.convert --from=sd15 --to=folder --layout=diffusers --dtype=float16
+
+Reads: single files of LDM, Stable Diffusion 1, 2, XL and ControlNet (.ckpt in both of
+torch's formats, .safetensors), diffusers folders (torch and Flax), and our own. Nothing
+in a file is executed. Writes: ours (a folder with first_stage.safetensors and
+diffusion.safetensors, for --weights of sample and train.init of a config), original
+(one .safetensors), diffusers (a folder), orbax.
+
+Missing arrays and arrays of another shape are errors; what is not read is listed.
+"""
+
+import pathlib
+import time
+
+from absl import flags
+
+from ldm_jax import cli, converting
+
+CONFIG = cli.define_config(required=False)
+FROM = flags.DEFINE_string("from", None, "The file or folder to read.", required=True)
+TO = flags.DEFINE_string("to", None, "The file or folder to write.", required=True)
+LAYOUT = flags.DEFINE_enum(
+    "layout", "ours", [*converting.WRITERS], "What is written to --to."
+)
+DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ["float32", "bfloat16", "float16"],
+    "How numbers are stored; as in the file unless named.",
+)
+AVERAGE = flags.DEFINE_bool(
+    "average", False, "Read the averaged (EMA) UNet of a file that holds both."
+)
+VARIANT = flags.DEFINE_string(
+    "variant", None, "Of a folder's files: 'fp16' reads *.fp16.safetensors."
+)
+
+
+def main(argv):
+    del argv
+    began = time.perf_counter()
+    weights = converting.read(
+        FROM.value, CONFIG.value, VARIANT.value, AVERAGE.value, cli.say
+    )
+    write = converting.WRITERS[LAYOUT.value]
+    write(converting.with_progress(weights), pathlib.Path(TO.value), DTYPE.value)
+    cli.say(f"wrote {TO.value} in {time.perf_counter() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    cli.run(main)

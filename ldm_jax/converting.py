@@ -1,0 +1,214 @@
+"""Weights from any layout that is read into any that is written."""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+
+import orbax.checkpoint as ocp
+import tqdm
+
+from ldm_jax import config as config_lib
+from ldm_jax import conversion, diffusers_folder, importing, paths, released
+from ldm_jax.weights import own, streaming
+
+DIFFUSION, FIRST_STAGE = "diffusion.safetensors", "first_stage.safetensors"
+CONTROL = "control.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Parameters that are not read yet, and what they are of."""
+
+    config: object
+    held: dict  # path of ours -> weights.tensors.Tensor
+    origin: str  # for the header of what is written
+
+
+def read(path, config=None, variant=None, average=False, say=print):
+    """The Weights in a released file or folder, or in files of our own.
+
+    config: None takes the one that goes with it. Errors name the file and the reason.
+    """
+    path = pathlib.Path(path)
+    ours = path / DIFFUSION if (path / DIFFUSION).is_file() else path
+    if is_ours(ours):
+        if average or variant:
+            raise ValueError(f"{ours} is of ldm_jax: it has no average and no variant")
+        return _read_ours(ours, config, say)
+    opened = importing.open_path(path, variant)
+    config = config_lib.check(config or importing.config_of(opened))
+    plan = importing.plan(opened, config, average)
+    importing.tell(opened, plan, say)
+    if not average and importing.has_average(opened):
+        say("the file holds an average too; this takes the raw UNet (--average)")
+    return Weights(config, conversion.tensors_of(plan), importing.digest(opened))
+
+
+def is_ours(path):
+    """Whether a file has the header of ldm_jax."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    return own.has_header(path)
+
+
+def _read_ours(path, config, say):
+    source, saved, meta = own.open_weights(path)
+    config = config_lib.check(config or config_lib.from_dict(saved))
+    held = dict(source.tensors)
+    stage = paths.resolve(config.first_stage.weights or FIRST_STAGE)
+    stage = stage if stage.is_file() else path.parent / stage.name
+    if "first_stage" in meta:  # a diffusion model: its first stage lies beside it
+        if not stage.is_file() or own.digest(stage) != meta["first_stage"]:
+            raise ValueError(
+                f"{path} was made with the first stage {meta['first_stage']}, which is "
+                f"not {stage}: put that file beside it, or name it with "
+                "--config.first_stage.weights"
+            )
+        held |= own.open_weights(stage)[0].tensors
+    say(f"{path}: weights of ldm_jax ({len(held)} arrays)")
+    return Weights(config, held, f"{own.digest(path)} ({path})")
+
+
+def to_ours(weights, out, dtype):
+    """A folder: the first stage with its scale, the rest, and a control branch."""
+    config = weights.config.copy_and_resolve_references()
+    out.mkdir(parents=True, exist_ok=True)
+    parts = {"first_stage": {}, "control": {}, "": {}}
+    for path, tensor in weights.held.items():
+        role = path.split("/")[0]
+        parts[role if role in parts else ""][path] = tensor
+    meta = {"from": weights.origin}
+    if parts["first_stage"]:
+        stage = out / FIRST_STAGE
+        scale = config.first_stage.scale if config.task == "latent_diffusion" else 1.0
+        about = meta | {"scale": scale}
+        own.save_arrays(stage, parts["first_stage"], config.to_dict(), about, dtype)
+        meta["first_stage"] = own.digest(stage)
+        config.first_stage.update({"weights": FIRST_STAGE} if parts[""] else {})
+    if parts[""]:
+        own.save_arrays(out / DIFFUSION, parts[""], config.to_dict(), meta, dtype)
+    if parts["control"]:
+        own.save_arrays(out / CONTROL, parts["control"], config.to_dict(), meta, dtype)
+
+
+def to_original(weights, out, dtype):
+    """One .safetensors with the names of the original code."""
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--to={out}: the original layout is one .safetensors file")
+    held = own.narrowed(weights.held, dtype)
+    rows = _rows(weights, "original")
+    (arrays,) = conversion.outgoing(rows, held).values()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    streaming.write(out, arrays, {"format": "pt", "from": weights.origin})
+
+
+def to_diffusers(weights, out, dtype):
+    """A folder that diffusers and transformers load."""
+    weights = for_diffusers(weights)
+    held = own.narrowed(weights.held, dtype)
+    arrays = conversion.outgoing(_rows(weights, "diffusers"), held)
+    with whole_folder(out) as folder:
+        for path, text in diffusers_folder.files(weights.config).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+        for component, tensors in arrays.items():
+            text = component.startswith("text_encoder")
+            name = "model" if text else "diffusion_pytorch_model"
+            file = folder / component / f"{name}.safetensors"
+            streaming.write(file, tensors, {"format": "pt"})
+
+
+def for_diffusers(weights):
+    """The Weights without the text encoder's last block, which SD2's folders lack."""
+    config = weights.config
+    if config.task != "latent_diffusion" or config.cond_stage.kind != "clip":
+        raise ValueError(
+            "the diffusers layout is written for Stable Diffusion 1, 2 and XL; use "
+            "--layout=original"
+        )
+    if any(path.startswith("control/") for path in weights.held):
+        raise ValueError("a ControlNet is written with --layout=ours or original")
+    if config.cond_stage.encoders != ("openclip_h",):
+        return weights
+    config = config.copy_and_resolve_references()
+    config.cond_stage.update(encoders=("openclip_h_23",), skip=(0,))
+    before, after = "cond_stage/openclip_h/", "cond_stage/openclip_h_23/"
+    left = (f"{before}block_23/", f"{before}projection/")
+    held = {
+        path.replace(before, after): tensor
+        for path, tensor in weights.held.items()
+        if not path.startswith(left)
+    }
+    return dataclasses.replace(weights, config=config_lib.check(config), held=held)
+
+
+def to_orbax(weights, out, dtype):
+    """A folder of Orbax's StandardCheckpointer with the tree, and config.json."""
+    held = own.narrowed(weights.held, dtype)
+    tree = conversion.tree(held, dtype)
+    with whole_folder(out) as folder, ocp.StandardCheckpointer() as checkpointer:
+        (folder / "config.json").write_text(config_lib.to_json(weights.config))
+        checkpointer.save(folder.absolute() / "params", tree)
+        checkpointer.wait_until_finished()
+
+
+def _rows(weights, layout):
+    """The rows of what is held: of a whole model, or of a control branch alone."""
+    roles = {path.split("/")[0] for path in weights.held}
+    rows = {}
+    if roles - {"control"}:
+        rows = released.rows(weights.config, layout)
+    if "control" in roles:
+        for component, more in released.control_rows(weights.config, layout).items():
+            rows[component] = [*rows.get(component, ()), *more]
+    return rows
+
+
+WRITERS = {
+    "ours": to_ours,
+    "original": to_original,
+    "diffusers": to_diffusers,
+    "orbax": to_orbax,
+}
+
+
+def with_progress(weights):
+    """The Weights whose reading is shown; a bar for each array."""
+    bar = tqdm.tqdm(total=len(weights.held), desc="converting", unit="array")
+    seen = set()
+
+    def shown(path, tensor):
+        def read():
+            if path not in seen:
+                seen.add(path)
+                bar.update()
+            return tensor.read()
+
+        return dataclasses.replace(tensor, read=read)
+
+    held = {path: shown(path, tensor) for path, tensor in weights.held.items()}
+    return dataclasses.replace(weights, held=held)
+
+
+class whole_folder:
+    """A folder that appears when all in it is written, or not at all."""
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+
+    def __enter__(self):
+        if self.path.exists():
+            raise FileExistsError(f"{self.path} exists: name a folder that does not")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = tempfile.TemporaryDirectory(
+            dir=self.path.parent, prefix=f".{self.path.name}."
+        )
+        self.inner = pathlib.Path(self._temporary.name) / "whole"
+        self.inner.mkdir()
+        return self.inner
+
+    def __exit__(self, kind, error, trace):
+        with self._temporary:
+            if kind is None:
+                os.replace(self.inner, self.path)
