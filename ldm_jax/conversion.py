@@ -82,19 +82,22 @@ def tensors_of(plan):
     Reading raises ValueError naming an array that is not of finite floats.
     """
     return {
-        row.ours: tensors.Tensor(row.shape, parts[0].dtype, _reader(row, parts))
+        row.ours: _joined(row, parts)
         for row, parts in zip(plan.rows, plan.tensors, strict=True)
     }
 
 
-def _reader(row, parts):
+def _joined(row, parts):
+    """The Tensor of a row; q, k and v of several types have the widest one."""
+    dtype = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
+
     def read():
         arrays = [part.read() for part in parts]
         for name, array in zip(row.theirs, arrays, strict=True):
             _check(name, array)
-        return row.load(arrays)
+        return row.load([array.astype(dtype, copy=False) for array in arrays])
 
-    return read
+    return tensors.Tensor(row.shape, dtype, read)
 
 
 def _check(name, array):

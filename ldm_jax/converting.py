@@ -30,12 +30,11 @@ def read(path, config=None, variant=None, average=False, say=print):
 
     config: None takes the one that goes with it. Errors name the file and the reason.
     """
-    path = pathlib.Path(path)
-    ours = path / DIFFUSION if (path / DIFFUSION).is_file() else path
-    if is_ours(ours):
+    if ours := file_of_ours(path):
         if average or variant:
             raise ValueError(f"{ours} is of ldm_jax: it has no average and no variant")
         return _read_ours(ours, config, say)
+    path = pathlib.Path(path)
     opened = importing.open_path(path, variant)
     config = config_lib.check(config or importing.config_of(opened))
     plan = importing.plan(opened, config, average)
@@ -45,11 +44,12 @@ def read(path, config=None, variant=None, average=False, say=print):
     return Weights(config, conversion.tensors_of(plan), importing.digest(opened))
 
 
-def is_ours(path):
-    """Whether a file has the header of ldm_jax."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return False
-    return own.has_header(path)
+def file_of_ours(path):
+    """The file of ldm_jax that a path is, or that lies in that folder; or None."""
+    path = pathlib.Path(path)
+    file = path / DIFFUSION if path.is_dir() else path
+    ours = file.suffix == ".safetensors" and file.is_file() and own.has_header(file)
+    return file if ours else None
 
 
 def _read_ours(path, config, say):
@@ -89,7 +89,8 @@ def to_ours(weights, out, dtype):
     if parts[""]:
         own.save_arrays(out / DIFFUSION, parts[""], config.to_dict(), meta, dtype)
     if parts["control"]:
-        own.save_arrays(out / CONTROL, parts["control"], config.to_dict(), meta, dtype)
+        about = {"from": weights.origin}  # of no first stage
+        own.save_arrays(out / CONTROL, parts["control"], config.to_dict(), about, dtype)
 
 
 def to_original(weights, out, dtype):

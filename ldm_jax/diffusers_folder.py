@@ -93,6 +93,11 @@ def scheduler(config):
 def unet(config):
     """Of UNet2DConditionModel. Its attention_head_dim counts heads, by level."""
     c = config.unet
+    if c.depths[-1] not in (0, c.mid_depth):
+        raise ValueError(
+            f"unet.mid_depth {c.mid_depth} differs from the last of unet.depths "
+            f"{c.depths}: diffusers has one number for both"
+        )
     widths = [c.channels * factor for factor in c.mult]
     depths = [depth or 1 for depth in c.depths[:-1]] + [c.mid_depth]
     down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in c.depths]

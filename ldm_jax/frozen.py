@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from ldm_jax import paths, trees
+from ldm_jax import paths, sharding, trees
 from ldm_jax import system as system_lib
 from ldm_jax.weights import cache, own
 
@@ -23,19 +23,21 @@ def load(config, system=None):
     return {"first_stage": first_stage(config.first_stage, shapes["first_stage"])}
 
 
-def start(config, system):
+def start(config, system, mesh):
     """(trained, rest): the parameters in the file train.init, the first stage aside.
 
-    Without a file both are empty. Raises FileNotFoundError or ValueError naming it and
-    what does not fit.
+    They lie on the devices. Without a file both are empty. Raises FileNotFoundError or
+    ValueError naming it and what does not fit.
     """
     if not config.train.init:
         return {}, {}
     path = paths.resolve(config.train.init)
-    params, _, _ = own.load_weights(path)
+    source, _, _ = own.open_weights(path)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     shapes = {role: tree for role, tree in shapes.items() if role != "first_stage"}
-    own.check_tree(params, shapes, f"train.init {path}")
+    held = own.narrowed(source.tensors, "float32")
+    own.check_tree(trees.nested(held), shapes, f"train.init {path}")
+    params = trees.nested(sharding.put_arrays(held, shapes, mesh, "reading train.init"))
     return trees.split(params, config.train.trainable)
 
 

@@ -6,7 +6,6 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from ldm_jax import (
     cli,
@@ -126,11 +125,8 @@ def from_checkpoint(path, config=None, overrides=(), variant=None, average=False
     system = system_lib.build(config)
     mesh = sharding.make_mesh(config.parallel.fsdp)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    places = trees.flatten(sharding.params_sharding(shapes, mesh))
-    held = own.narrowed(conversion.tensors_of(plan), np.float32)
-    told = tqdm.tqdm(held.items(), "reading", unit="array")
-    flat = {name: jax.device_put(x.read(), places[name]) for name, x in told}
-    params = trees.nested(flat)
+    held = conversion.tensors_of(plan)
+    params = trees.nested(sharding.put_arrays(held, shapes, mesh, "reading"))
     params = {
         role: params.get(role, {}) for role in shapes
     }  # some conditions have none

@@ -21,7 +21,6 @@ class Opened:
     path: pathlib.Path
     sources: dict  # component -> weights.tensors.Source
     found: detection.Found
-    beside: dict  # arrays that are not the model's: how many by what they are
 
 
 def open_path(path, variant=None):
@@ -35,30 +34,12 @@ def open_path(path, variant=None):
 
 
 def _file(path):
-    source, beside = without_training(reading.open_file(path))
+    source = reading.open_file(path)
     try:
         found = detection.of_file(source.tensors, source.meta)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Opened(path, {"": source}, found, beside)
-
-
-def without_training(source):
-    """(the model's arrays alone, what else there was) of a Lightning checkpoint."""
-    inside = "state_dict."
-    if not any(name.startswith(inside) for name in source.tensors):
-        return source, {}
-    mine = {
-        name.removeprefix(inside): tensor
-        for name, tensor in source.tensors.items()
-        if name.startswith(inside)
-    }
-    beside = {}
-    for name in source.tensors:
-        if not name.startswith(inside):
-            top = name.split(".")[0]
-            beside[top] = beside.get(top, 0) + 1
-    return dataclasses.replace(source, tensors=mine), beside
+    return Opened(path, {released.SINGLE: source}, found)
 
 
 def _folder(path, variant):
@@ -69,7 +50,7 @@ def _folder(path, variant):
     if list(sources) == [""]:
         return _component(path, opened.configs[""], sources[""])
     formats = {source.format for source in sources.values()}
-    return Opened(path, sources, detection.of_folder(configs, formats), {})
+    return Opened(path, sources, detection.of_folder(configs, formats))
 
 
 def _component(path, told, source):
@@ -89,7 +70,7 @@ def _component(path, told, source):
     if kind == "ControlNetModel":
         width = told.get("cross_attention_dim")
         found = detection.control_alone("diffusers", width)
-    return Opened(path, {kinds[kind]: modern(source, kinds[kind])}, found, {})
+    return Opened(path, {kinds[kind]: modern(source, kinds[kind])}, found)
 
 
 # diffusers before 0.16 named an attention block's matrices otherwise.
@@ -153,19 +134,16 @@ def _parts(wanted, sources):
 
     A first stage alone has no prefix in its own file, and one in a whole model's.
     """
-    found = {}
-    for component, source in sources.items():
-        rows = wanted.get(component, ())
-        stage = [row for row in rows if row.ours.startswith("first_stage/")]
-        if component == released.SINGLE:
-            cut = released.FIRST_STAGE_PREFIX
-            rows = [
-                dataclasses.replace(
-                    row, theirs=tuple(name.removeprefix(cut) for name in row.theirs)
-                )
-                for row in stage
-            ]
-        found[component] = list(rows)
+    found = {component: list(wanted.get(component, ())) for component in sources}
+    if released.SINGLE in found:
+        rows, cut = found[released.SINGLE], released.FIRST_STAGE_PREFIX
+        found[released.SINGLE] = [
+            dataclasses.replace(
+                row, theirs=tuple(name.removeprefix(cut) for name in row.theirs)
+            )
+            for row in rows
+            if row.ours.startswith("first_stage/")
+        ]
     return found
 
 
@@ -185,8 +163,6 @@ def tell(opened, plan, say):
     reasons = {}
     for name, why in plan.unused.items():
         reasons.setdefault(why or "UNKNOWN to this model", []).append(name)
-    for top, count in opened.beside.items():
-        say(f"not read: {count} arrays of {top}, which is not the model's")
     for why, names in reasons.items():
         more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         say(f"not read, {why} ({len(names)}): {', '.join(names[:SHOWN])}{more}")

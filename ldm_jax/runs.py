@@ -72,12 +72,11 @@ def prepare(config, workdir):
     mesh = sharding.make_mesh(config.parallel.fsdp)
     hosts, parts = jax.process_count(), config.train.accumulate
     sharding.check_batch(config.data.batch_size, mesh, hosts, parts)
-    given, rest = frozen.start(config, system)
+    given, rest = frozen.start(config, system, mesh)
     loaded = trees.merge(frozen.load(config, system), rest)
 
     init = initial_state(config, system)
-    rng = jax.random.key(config.seed)
-    shapes = jax.eval_shape(init, rng)
+    shapes = jax.eval_shape(init, jax.random.key(config.seed))
     check_frozen(config, system, shapes.params, loaded)
     places = sharding.params_sharding(shapes, mesh)
     manager = checkpoint.open(
@@ -85,11 +84,7 @@ def prepare(config, workdir):
     )
     step = checkpoint.latest(manager)
     if step is None:
-        if given:
-            begin, told = functools.partial(state_of, config, system), given
-        else:
-            begin, told = init, rng
-        state, start = jax.jit(begin, out_shardings=places)(told), 0
+        state, start = _first_state(config, system, given, places), 0
     else:
         state, meta = checkpoint.restore(manager, step, placed(shapes, places))
         warn_of_changes(config, meta["config"])
@@ -98,6 +93,15 @@ def prepare(config, workdir):
         cli.say(f"restored step {step} from {workdir}")
     loaded = jax.device_put(loaded, sharding.params_sharding(loaded, mesh))
     return Run(config, system, mesh, state, loaded, manager, start)
+
+
+def _first_state(config, system, given, places):
+    """The state on parameters that were given, which are used up, or on drawn ones."""
+    if given:
+        begin = functools.partial(state_of, config, system)
+        return jax.jit(begin, out_shardings=places, donate_argnums=0)(given)
+    init = initial_state(config, system)
+    return jax.jit(init, out_shardings=places)(jax.random.key(config.seed))
 
 
 def placed(shapes, places):
@@ -195,7 +199,7 @@ def latest_params(config, workdir):
     manager.close()
     warn_of_changes(config, meta["config"], MODEL)
     check_files(config, workdir, meta)
-    _, rest = frozen.start(config, system)
+    _, rest = frozen.start(config, system, mesh)
     return trees.merge(state.ema or state.params, rest), step
 
 

@@ -1,9 +1,13 @@
 """Where arrays live: a mesh of two axes, both for the batch, one for the parameters."""
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import tqdm
+
+from ldm_jax import trees
 
 BATCH_AXES = ("data", "fsdp")
 
@@ -58,6 +62,25 @@ def put_batch(batch, mesh):
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, x), batch
     )
+
+
+def put_arrays(held, shapes, mesh, title):
+    """{path: weights.tensors.Tensor} -> {path: float32 array}, a bar meanwhile.
+
+    Each is read when its turn comes, and goes straight to its devices; shapes: the tree
+    of all parameters, which says where.
+    """
+    places = trees.flatten(params_sharding(shapes, mesh))
+    held = tqdm.tqdm(held.items(), title, unit="array")
+    return {
+        path: jax.device_put(_as_float32(tensor.read()), places[path])
+        for path, tensor in held
+    }
+
+
+def _as_float32(array):
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return array.astype(np.float32, copy=False) if floating else array
 
 
 def whole_batch(batch_size, devices):

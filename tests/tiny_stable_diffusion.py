@@ -6,6 +6,7 @@ from ldm_jax.models import clip
 # The commands import this file by its path, so that they know the encoders too.
 clip.ENCODERS["clip_tiny"] = clip.Encoder(32, 2, 4, "quick_gelu", clip.END)
 clip.ENCODERS["openclip_tiny"] = clip.Encoder(16, 3, 2, "gelu", 0, 16)
+clip.ENCODERS["openclip_tiny_h"] = clip.Encoder(16, 3, 2, "gelu", 0)
 
 
 def get_config(variant="v1"):
@@ -18,7 +19,7 @@ def get_config(variant="v1"):
     c.first_stage.update(z_channels=4, embed_channels=4)
     c.first_stage.scale = 0.13025 if xl else 0.18215
     encoders = {
-        "v2-v": ("openclip_tiny",),
+        "v2-v": ("openclip_tiny_h",),
         "xl-base": ("clip_tiny", "openclip_tiny"),
         "xl-refiner": ("openclip_tiny",),
     }.get(variant, ("clip_tiny",))
@@ -32,7 +33,8 @@ def get_config(variant="v1"):
         last = "aesthetic" if variant == "xl-refiner" else "target_size"
         c.cond_stage.micro = ("original_size", "crop", last)
     c.unet.update(out_channels=4, channels=32, mult=(1, 2), blocks=1, groups=8)
-    c.unet.update(depths=(0, 2) if xl else (1, 0), head_channels=16)
+    c.unet.update(depths=(0, 2) if xl else (1, 0), mid_depth=2 if xl else 1)
+    c.unet.head_channels = 16
     c.loss.predicts = "v" if variant == "v2-v" else "eps"
     c.optim.update(lr=1e-3, warmup_steps=2, decay_steps=20)
     c.train.update(steps=2, pictures=2, log_every=1, validation_batches=1)

@@ -124,10 +124,11 @@ def clip(
         said = [
             net.apply({"params": params[name]}, chunks) for name, net in nets.items()
         ]
-        context = jnp.concatenate([sequence for sequence, _ in said], axis=-1)
-        context = context.reshape(rows, length, -1)
+        sequences = [sequence for sequence, _ in said]
         if "emphasis" in batch:
-            context = emphasised(context, batch["emphasis"])
+            factors = batch["emphasis"].reshape(chunks.shape)
+            sequences = [emphasised(sequence, factors) for sequence in sequences]
+        context = jnp.concatenate(sequences, axis=-1).reshape(rows, length, -1)
         context = jnp.where(told[..., None], context, 0.0)
         if not pooled:
             return denoise.Cond(context=context)
@@ -153,9 +154,9 @@ def encoders_of(encoders, vocab):
 
 
 def emphasised(context, factors):
-    """context [B, L, D] times factors [B, L], each picture's mean kept as it was.
+    """context [B, L, D] times factors [B, L], the mean of each row kept as it was.
 
-    The web UIs' reading of (word:1.2).
+    The web UIs' reading of (word:1.2): of each encoder and each 77 tokens alone.
     """
     louder = context * factors[..., None]
     before, after = (jnp.mean(x, axis=(1, 2), keepdims=True) for x in (context, louder))

@@ -79,7 +79,14 @@ def load_weights(path):
 
 def has_header(path):
     """Whether a .safetensors has a config in its header, as ours have."""
-    return "config" in safetensors_files.open_safetensors(path).meta
+    return "config" in _opened(path).meta
+
+
+def _opened(path):
+    try:
+        return safetensors_files.open_safetensors(path)
+    except tensors.Refused as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 
 
 def open_weights(path):
@@ -87,10 +94,7 @@ def open_weights(path):
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
-    try:
-        source = safetensors_files.open_safetensors(path)
-    except tensors.Refused as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    source = _opened(path)
     config, meta = (_header_dict(path, source.meta, key) for key in ("config", "meta"))
     return source, config, meta
 
