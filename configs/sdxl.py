@@ -1,6 +1,6 @@
 """Stable Diffusion XL (Podell et al., 2023), 1024x1024: base and refiner.
 
-  python -m ldm_jax.sample --checkpoint=sd_xl_base_1.0.safetensors --prompt="a lighthouse"
+  python -m ldm_jax.sample --checkpoint=sd_xl_base_1.0.safetensors --prompt="a boat"
 
 Trains as configs/stable_diffusion.py says, with --config=configs/sdxl.py:base. Base:
 two text encoders side by side; the second one's pooled text and three sizes join the

@@ -92,15 +92,15 @@ def _joined(row, parts):
     dtype = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
 
     def read():
-        arrays = [part.read() for part in parts]
-        for name, array in zip(row.theirs, arrays, strict=True):
-            _check(name, array)
+        named = zip(row.theirs, parts, strict=True)
+        arrays = [finite(name, part.read()) for name, part in named]
         return row.load([array.astype(dtype, copy=False) for array in arrays])
 
     return tensors.Tensor(row.shape, dtype, read)
 
 
-def _check(name, array):
+def finite(name, array):
+    """The array; ValueError naming it if it holds no floats, or a NaN or infinity."""
     if array.dtype not in own.FLOATS:
         raise ValueError(f"{name} holds {array.dtype}, which is no floating type")
     bad = array.size - np.count_nonzero(np.isfinite(array.astype(np.float32)))
@@ -109,6 +109,7 @@ def _check(name, array):
             f"{name} has {bad} of {array.size} numbers that are NaN or infinite: the "
             "file is damaged, or training had failed"
         )
+    return array
 
 
 def outgoing(rows, held):

@@ -66,18 +66,24 @@ def _read_ours(path, config, say):
                 "--config.first_stage.weights"
             )
         held |= own.open_weights(stage)[0].tensors
+    if path.name == DIFFUSION and (path.parent / CONTROL).is_file():
+        held |= own.open_weights(path.parent / CONTROL)[0].tensors
     say(f"{path}: weights of ldm_jax ({len(held)} arrays)")
     return Weights(config, held, f"{own.digest(path)} ({path})")
 
 
 def to_ours(weights, out, dtype):
     """A folder: the first stage with its scale, the rest, and a control branch."""
-    config = weights.config.copy_and_resolve_references()
-    out.mkdir(parents=True, exist_ok=True)
     parts = {"first_stage": {}, "control": {}, "": {}}
     for path, tensor in weights.held.items():
         role = path.split("/")[0]
         parts[role if role in parts else ""][path] = tensor
+    with whole_folder(out) as folder:
+        _save_ours(weights, parts, folder, dtype)
+
+
+def _save_ours(weights, parts, out, dtype):
+    config = weights.config.copy_and_resolve_references()
     meta = {"from": weights.origin}
     if parts["first_stage"]:
         stage = out / FIRST_STAGE

@@ -232,10 +232,15 @@ def main():
     sys.exit(bool(finds))
 
 
-def warm_up(pool, path, watch):
-    """Modules and codecs that the readers import on first use."""
+def load_codecs():
+    """Codecs that the readers import on first use."""
     for name in ("cp437", "raw_unicode_escape", "unicode_escape", "latin1"):
         codecs.lookup(name)
+
+
+def warm_up(pool, path, watch):
+    """Modules and codecs that the readers import on first use."""
+    load_codecs()
     for data in (forge.zipped(), forge.legacy(), *_small(hostile.ZIPS)):
         path.write_bytes(data)
         attempt(pool, path, watch)
