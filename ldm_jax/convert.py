@@ -18,13 +18,14 @@ import time
 
 from absl import flags
 
-from ldm_jax import cli, converting
+from ldm_jax import cli
+from ldm_jax.exchange import transfer
 
 CONFIG = cli.define_config(required=False)
 FROM = flags.DEFINE_string("from", None, "The file or folder to read.", required=True)
 TO = flags.DEFINE_string("to", None, "The file or folder to write.", required=True)
 LAYOUT = flags.DEFINE_enum(
-    "layout", "ours", [*converting.WRITERS], "What is written to --to."
+    "layout", "ours", [*transfer.WRITERS], "What is written to --to."
 )
 DTYPE = flags.DEFINE_enum(
     "dtype",
@@ -43,11 +44,11 @@ VARIANT = flags.DEFINE_string(
 def main(argv):
     del argv
     began = time.perf_counter()
-    weights = converting.read(
+    weights = transfer.read(
         FROM.value, CONFIG.value, VARIANT.value, AVERAGE.value, cli.say
     )
-    write = converting.WRITERS[LAYOUT.value]
-    write(converting.with_progress(weights), pathlib.Path(TO.value), DTYPE.value)
+    write = transfer.WRITERS[LAYOUT.value]
+    write(transfer.with_progress(weights), pathlib.Path(TO.value), DTYPE.value)
     cli.say(f"wrote {TO.value} in {time.perf_counter() - began:.1f} s")
 
 

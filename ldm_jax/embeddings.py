@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import config as config_lib
-from ldm_jax import conversion, trees
 from ldm_jax import system as system_lib
+from ldm_jax import trees
+from ldm_jax.exchange import plans
 from ldm_jax.models import clip
 from ldm_jax.weights import own, reading
 
@@ -56,7 +57,7 @@ def read(path, widths):
     """
     source = reading.open_file(path)
     arrays = {
-        name: np.atleast_2d(conversion.finite(name, tensor.read()).astype(np.float32))
+        name: np.atleast_2d(plans.finite(name, tensor.read()).astype(np.float32))
         for name, tensor in source.tensors.items()
         if tensor.dtype in own.FLOATS and 1 <= len(tensor.shape) <= 2
     }

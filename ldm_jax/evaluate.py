@@ -26,15 +26,7 @@ import jax
 import numpy as np
 import tqdm
 
-from ldm_jax import (
-    cli,
-    fidelity,
-    generation,
-    names,
-    pictures,
-    reconstruction,
-    sharding,
-)
+from ldm_jax import cli, fidelity, generation, names, pictures, reconstruction, sharding
 from ldm_jax import config as config_lib
 
 TASK = flags.DEFINE_string("task", None, "text or reconstruction.", required=True)

@@ -7,19 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import (
-    cli,
-    conversion,
-    frozen,
-    importing,
-    knobs,
-    paths,
-    runs,
-    sharding,
-    trees,
-)
+from ldm_jax import cli, frozen, knobs, paths, runs, sharding, trees
 from ldm_jax import config as config_lib
 from ldm_jax import system as system_lib
+from ldm_jax.exchange import opening, plans
 from ldm_jax.weights import own
 
 EMBEDDED = "demo:text_to_image.safetensors"
@@ -113,25 +104,25 @@ def from_run(config, workdir):
 
 
 def from_checkpoint(path, config=None, overrides=(), variant=None, average=False):
-    """The Model of a released file or folder; see importing.open_path and .plan.
+    """The Model of a released file or folder; see opening.open_path and .plan.
 
     config: None takes the shipped one that goes with the file. Arrays go to their
     devices one by one, as they are read.
     """
-    opened = importing.open_path(path, variant)
-    config = overridden(config or importing.config_of(opened), overrides)
-    plan = importing.plan(opened, config, average)
-    importing.tell(opened, plan, cli.say)
+    opened = opening.open_path(path, variant)
+    config = overridden(config or opening.config_of(opened), overrides)
+    plan = opening.plan(opened, config, average)
+    opening.tell(opened, plan, cli.say)
     system = system_lib.build(config)
     mesh = sharding.make_mesh(config.parallel.fsdp)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    held = conversion.tensors_of(plan)
+    held = plans.tensors_of(plan)
     params = trees.nested(sharding.put_arrays(held, shapes, mesh, "reading"))
     params = {
         role: params.get(role, {}) for role in shapes
     }  # some conditions have none
     own.check_tree(params, shapes, str(path))
-    return Model(config, system, params, importing.digest(opened), mesh)
+    return Model(config, system, params, opening.digest(opened), mesh)
 
 
 def _model(config, params, weights, name):

@@ -5,7 +5,8 @@ So is "vocabulary:NAME", one of the tokenizers of well-known models.
 
 import pathlib
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).resolve().parent
+CONFIGS = HERE.parent / "configs"  # of a clone
 SHIPPED = {"demo": HERE / "demo", "vocabulary": HERE / "vocabularies"}
 
 

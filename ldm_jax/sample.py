@@ -23,16 +23,8 @@ import time
 from absl import flags
 import jax
 
-from ldm_jax import (
-    album,
-    cli,
-    converting,
-    embeddings,
-    generation,
-    holes,
-    inputs,
-    sharding,
-)
+from ldm_jax import album, cli, embeddings, generation, holes, inputs, sharding
+from ldm_jax.exchange import transfer
 
 CONFIG = cli.define_config(required=False)
 WORKDIR = cli.define_workdir(required=False)
@@ -90,7 +82,7 @@ def load():
         return generation.load(CONFIG.value, WORKDIR.value, WEIGHTS.value, overrides)
     if WORKDIR.value is not None or WEIGHTS.value is not None:
         raise ValueError("--checkpoint excludes --workdir and --weights: name one")
-    if ours := converting.file_of_ours(CHECKPOINT.value):
+    if ours := transfer.file_of_ours(CHECKPOINT.value):
         return generation.load(CONFIG.value, None, ours, overrides)
     return generation.from_checkpoint(
         CHECKPOINT.value, CONFIG.value, overrides, VARIANT.value, AVERAGE.value

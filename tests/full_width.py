@@ -34,7 +34,8 @@ from safetensors import torch as safetensors_torch
 import torch
 import transformers
 
-from ldm_jax import conversion, names, system
+from ldm_jax import names, system
+from ldm_jax.exchange import plans
 from ldm_jax.models import autoencoder, clip, text, unet
 from ldm_jax.weights import safetensors_files
 
@@ -267,7 +268,7 @@ def run_jax(network, folder):
     source = safetensors_files.open_safetensors(folder / WEIGHTS)
     held = {network.rename(name): tensor for name, tensor in source.tensors.items()}
     source = dataclasses.replace(source, tensors=held)
-    tensors = conversion.tensors_of(conversion.plan(rows, {component: source}))
+    tensors = plans.tensors_of(plans.plan(rows, {component: source}))
     params = {
         path.removeprefix(f"{network.role}/"): jax.device_put(tensor.read())
         for path, tensor in tensors.items()

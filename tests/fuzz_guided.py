@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the readers: needs `pip install atheris`, nothing else does.
+"""Coverage-guided fuzzing of the readers; it needs `pip install atheris`.
 
   python tests/fuzz_guided.py CORPUS_FOLDER -max_total_time=600 -rss_limit_mb=1024
 

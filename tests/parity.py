@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ldm_jax import config as config_lib
-from ldm_jax import conversion, released
+from ldm_jax.exchange import plans, released
 from ldm_jax.models import clip
 from ldm_jax.weights import tensors
 
@@ -146,10 +146,10 @@ def source(state):
 
 def read(rows, states):
     """Our parameters by {component: rows} from {component: state dict}, all of it."""
-    plan = conversion.plan(rows, {name: source(s) for name, s in states.items()})
+    plan = plans.plan(rows, {name: source(s) for name, s in states.items()})
     unread = [name for name, why in plan.unused.items() if why is None]
     assert not unread, f"nothing reads {unread}"
-    return conversion.tree(conversion.tensors_of(plan))
+    return plans.tree(plans.tensors_of(plan))
 
 
 def rows(config, layout, *roles):

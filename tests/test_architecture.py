@@ -21,8 +21,7 @@ TOOLS = {
     *("album", "exporting", "inspection"),
     *("validation", "reconstruction", "fidelity"),
     *("prompts", "holes", "embeddings"),
-    *("released", "detection", "importing", "conversion", "converting"),
-    "diffusers_folder",
+    "exchange",
 }
 
 # What each module or package of ldm_jax may import of ldm_jax, "" being everything;

@@ -7,7 +7,8 @@ import released as listed
 import tiny_stable_diffusion
 
 from ldm_jax import config as config_lib
-from ldm_jax import conversion, importing, released, system
+from ldm_jax import system
+from ldm_jax.exchange import opening, plans, released
 from ldm_jax.models import autoencoder, clip, unet
 from ldm_jax.weights import layouts, names_flax
 
@@ -37,11 +38,11 @@ def flax(tmp_path_factory):
     c.cond_stage.update(encoders=("clip_flax",), vocab=520)
     c.unet.update(heads=4, head_channels=0, groups=32)
     c = config_lib.check(c)
-    opened = importing.open_path(path)
+    opened = opening.open_path(path)
     assert opened.found.layout == "flax"
-    plan = importing.plan(opened, c)
+    plan = opening.plan(opened, c)
     assert plan.unused == {}
-    yield c, conversion.tree(conversion.tensors_of(plan)), held
+    yield c, plans.tree(plans.tensors_of(plan)), held
     del clip.ENCODERS["clip_flax"]
 
 

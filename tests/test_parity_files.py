@@ -8,7 +8,7 @@ from safetensors import numpy as safetensors_numpy
 from safetensors import torch as safetensors_torch
 import torch
 
-from ldm_jax import conversion, released
+from ldm_jax.exchange import plans, released
 
 pytestmark = pytest.mark.parity
 
@@ -21,13 +21,13 @@ def encoders(monkeypatch):
 def held(rows, states):
     """Our parameters, not read yet, of {component: rows} and state dicts."""
     sources = {name: parity.source(state) for name, state in states.items()}
-    return conversion.tensors_of(conversion.plan(rows, sources))
+    return plans.tensors_of(plans.plan(rows, sources))
 
 
 def written(rows, parameters, folder):
     """{component: state dict} of files in these rows, through the files."""
     found = {}
-    for component, tensors in conversion.outgoing(rows, parameters).items():
+    for component, tensors in plans.outgoing(rows, parameters).items():
         path = folder / f"{component or 'single'}.safetensors"
         arrays = {name: tensor.read() for name, tensor in tensors.items()}
         safetensors_numpy.save_file(arrays, path)

@@ -7,7 +7,8 @@ import parity  # noqa: F401 - before the oracles, which it lets import
 import pytest
 import tiny_stable_diffusion
 
-from ldm_jax import conversion, converting, prompts, released, system, trees
+from ldm_jax import prompts, system, trees
+from ldm_jax.exchange import plans, released, transfer
 from ldm_jax.weights import own
 
 import diffusers  # isort: skip
@@ -30,18 +31,18 @@ def weights(variant):
     shapes = jax.eval_shape(system.build(config).init, jax.random.key(0))
     params = trees.flatten(helpers.random_params(shapes))
     held = {path: own.held(np.asarray(x)) for path, x in params.items()}
-    return converting.Weights(config, held, "random")
+    return transfer.Weights(config, held, "random")
 
 
 @pytest.mark.parametrize("variant", PIPELINES)
 def test_the_pipeline_loads_every_array_and_runs(variant, tmp_path):
     written = weights(variant)
-    converting.to_diffusers(written, tmp_path / "folder", None)
+    transfer.to_diffusers(written, tmp_path / "folder", None)
     pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "folder")
     assert type(pipe).__name__ == PIPELINES[variant]
 
     rows = released.rows(written.config, "diffusers")
-    arrays = conversion.outgoing(rows, written.held)
+    arrays = plans.outgoing(rows, written.held)
     for component, tensors in arrays.items():
         held = getattr(pipe, component).state_dict()
         for name, tensor in tensors.items():
@@ -59,7 +60,7 @@ def test_the_pipeline_loads_every_array_and_runs(variant, tmp_path):
 @pytest.mark.parametrize("variant", ["v1", "v2-v", "xl-base"])
 def test_its_tokenizers_say_what_ours_says(variant, tmp_path):
     written = weights(variant)
-    converting.to_diffusers(written, tmp_path / "folder", None)
+    transfer.to_diffusers(written, tmp_path / "folder", None)
     config = written.config
     ours = prompts.arrays(Told(config), PROMPTS)["tokens"]
     for i, name in enumerate(config.cond_stage.encoders):

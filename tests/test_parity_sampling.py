@@ -12,7 +12,8 @@ import parity_models
 import pytest
 import torch
 
-from ldm_jax import knobs, released, samplers, system
+from ldm_jax import knobs, samplers, system
+from ldm_jax.exchange import released
 from ldm_jax.models import clip
 
 pytestmark = pytest.mark.parity

@@ -11,7 +11,8 @@ import parity_models
 import pytest
 import torch
 
-from ldm_jax import released, system, trees
+from ldm_jax import system, trees
+from ldm_jax.exchange import released
 from ldm_jax.models import controlnet, unet
 
 pytestmark = pytest.mark.parity

@@ -10,7 +10,8 @@ import released as listed
 import released_configs
 import traced
 
-from ldm_jax import conversion, detection, importing, released, trees
+from ldm_jax import trees
+from ldm_jax.exchange import detection, opening, plans, released
 from ldm_jax.weights import tensors
 
 PATH = pathlib.Path("there")
@@ -85,9 +86,9 @@ def config_of(name, opened):
     own = {"ldm": released_configs.model, "first_stage": released_configs.first_stage}
     if group in own:
         with pytest.raises(ValueError, match="--config"):
-            importing.config_of(opened)
+            opening.config_of(opened)
         return own[group](rest)
-    found = importing.config_of(opened)
+    found = opening.config_of(opened)
     assert found == shipped(FILES[name][1])
     return found
 
@@ -95,7 +96,7 @@ def config_of(name, opened):
 def file(name, meta=None):
     there = source(name, meta)
     found = detection.of_file(there.tensors, there.meta)
-    return importing.Opened(PATH, {released.SINGLE: there}, found)
+    return opening.Opened(PATH, {released.SINGLE: there}, found)
 
 
 def assert_all_is_known(plan):
@@ -107,7 +108,7 @@ def assert_written_as_read(rows, opened, plan):
     """What is written for a config has the names and shapes of what is read, once."""
     held = {row.ours: tensor(row.shape) for here in rows.values() for row in here}
     assert len(held) == sum(map(len, rows.values())) == len(plan.rows)
-    for component, arrays in conversion.outgoing(rows, held).items():
+    for component, arrays in plans.outgoing(rows, held).items():
         assert len(arrays) == sum(len(row.theirs) for row in rows[component])
         have = {name: tuple(x.shape) for name, x in arrays.items()}
         there = opened.sources[component].tensors
@@ -124,7 +125,7 @@ def assert_written_as_read(rows, opened, plan):
 def test_a_file_is_told_and_read_whole(name):
     opened = file(name, FILES[name][0])
     config = config_of(name, opened)
-    plan = importing.plan(opened, config)
+    plan = opening.plan(opened, config)
     assert_all_is_known(plan)
     rows = released.rows(config, "original")
     ours = {row.ours for row in rows[released.SINGLE]}
@@ -152,9 +153,9 @@ def test_what_a_file_is_is_told_in_words():
 
 def test_the_average_is_read_when_it_is_asked_for():
     opened = file("sd/sd1-ema")
-    assert importing.has_average(opened) and not importing.has_average(file("sd/sd1"))
+    assert opening.has_average(opened) and not opening.has_average(file("sd/sd1"))
     config = shipped("stable_diffusion:v1")
-    plans = {flag: importing.plan(opened, config, flag) for flag in (False, True)}
+    plans = {flag: opening.plan(opened, config, flag) for flag in (False, True)}
     for plan in plans.values():
         assert_all_is_known(plan)
     theirs = {
@@ -169,7 +170,7 @@ def test_the_average_is_read_when_it_is_asked_for():
         else:
             assert averaged == name
     with pytest.raises(ValueError, match="does not hold the averaged weights"):
-        importing.plan(file("sd/sd1"), config, average=True)
+        opening.plan(file("sd/sd1"), config, average=True)
 
 
 def folder(name):
@@ -181,25 +182,25 @@ def folder(name):
         told = of.removesuffix("-old-attention")
         configs[component] = listed.config(f"diffusers/{told}")
         there = source(f"diffusers/{of}")
-        sources[component] = importing.modern(there, component)
+        sources[component] = opening.modern(there, component)
     found = detection.of_folder(configs, {"safetensors"})
-    return importing.Opened(PATH, sources, found), config
+    return opening.Opened(PATH, sources, found), config
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_folder_is_told_and_read_whole(name):
     opened, wanted = folder(name)
     if wanted:
-        config = importing.config_of(opened)
+        config = opening.config_of(opened)
         want = shipped(wanted).copy_and_resolve_references()
         if name.startswith("sd2"):  # the last block is not in the folder
             want.cond_stage.update(encoders=("openclip_h_23",), skip=(0,))
         assert config == want
     else:
         with pytest.raises(ValueError, match="name one with --config"):
-            importing.config_of(opened)
+            opening.config_of(opened)
         config = released_configs.model("celeba256")
-    plan = importing.plan(opened, config)
+    plan = opening.plan(opened, config)
     assert_all_is_known(plan)
     rows = released.rows(config, "diffusers")
     assert set(rows) == set(opened.sources)
@@ -212,7 +213,7 @@ def test_text_encoders_of_transformers_5_lack_a_level(name):
     short = {k.removeprefix("text_model."): x for k, x in there.tensors.items()}
     assert short.keys() != there.tensors.keys()
     new = dataclasses.replace(there, tensors=short)
-    found = importing.modern(new, name.split("-")[0])
+    found = opening.modern(new, name.split("-")[0])
     assert found.tensors == there.tensors
 
 
@@ -226,10 +227,10 @@ def test_a_controlnet_is_read_alone_and_beside_its_base():
     context = listed.config("diffusers/controlnet-sd1")["cross_attention_dim"]
     found = detection.control_alone("diffusers", context)
     there = source("diffusers/controlnet-sd1")
-    opened = importing.Opened(PATH, {"controlnet": there}, found)
-    config = importing.config_of(opened)
+    opened = opening.Opened(PATH, {"controlnet": there}, found)
+    config = opening.config_of(opened)
     assert config == shipped("stable_diffusion:v1")
-    plan = importing.plan(opened, config)
+    plan = opening.plan(opened, config)
     assert plan.unused == {}
     assert all(row.ours.startswith("control/") for row in plan.rows)
     rows = released.control_rows(config, "diffusers")
@@ -241,21 +242,21 @@ def test_a_controlnet_is_read_alone_and_beside_its_base():
     assert (found.base, found.control) == (False, True)
     assert found.config == "stable_diffusion.py:v2"
     rows = released.control_rows(shipped("stable_diffusion:v2"), "original")
-    read = conversion.plan(rows, {released.SINGLE: whole})
+    read = plans.plan(rows, {released.SINGLE: whole})
     assert {name for row in read.rows for name in row.theirs} == set(alone)
 
 
 def test_one_network_of_a_model_is_read_alone():
     config = released_configs.model("txt2img-1p4B")
-    plan = importing.plan(file("first_stage/kl-f8"), config)
+    plan = opening.plan(file("first_stage/kl-f8"), config)
     stage = trees.flatten(released.parameter_shapes(config)["first_stage"])
     assert {row.ours for row in plan.rows} == {f"first_stage/{name}" for name in stage}
     assert_all_is_known(plan)
 
     found = detection.Found("diffusers", "a VQModel alone", parts=True)
     there = {"vqvae": source(f"diffusers/{FACES['vqvae']}")}
-    opened = importing.Opened(PATH, there, found)
-    plan = importing.plan(opened, released_configs.model("celeba256"))
+    opened = opening.Opened(PATH, there, found)
+    plan = opening.plan(opened, released_configs.model("celeba256"))
     assert plan.unused == {}
     assert all(row.ours.startswith("first_stage/") for row in plan.rows)
 
@@ -267,7 +268,7 @@ def test_version_2_is_told_by_its_step_or_not_at_all():
         assert found.config == f"stable_diffusion.py:{variant}"
     for meta in ({}, {"global_step": 5}):
         with pytest.raises(ValueError, match=r"py:v2 or :v2-v"):
-            importing.config_of(file("sd/sd2", meta))
+            opening.config_of(file("sd/sd2", meta))
 
 
 def test_other_input_channels_are_not_guessed():

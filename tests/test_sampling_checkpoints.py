@@ -13,7 +13,8 @@ import safetensors.numpy
 import tiny_stable_diffusion
 
 from ldm_jax import config as config_lib
-from ldm_jax import converting, exporting, released, runs, trees
+from ldm_jax import exporting, runs, trees
+from ldm_jax.exchange import released, transfer
 from ldm_jax.weights import own
 
 CONFIG = commands.TESTS / "tiny_stable_diffusion.py"
@@ -28,13 +29,13 @@ def weights(c):
     """Random ones of a config."""
     params = trees.flatten(helpers.random_params(released.parameter_shapes(c)))
     held = {path: own.held(np.asarray(x)) for path, x in params.items()}
-    return converting.Weights(c, held, "a test")
+    return transfer.Weights(c, held, "a test")
 
 
 def save(folder, variant):
     """A file of random weights with the original names."""
     out = folder / f"{variant}.safetensors"
-    converting.to_original(weights(config(variant)), out, None)
+    transfer.to_original(weights(config(variant)), out, None)
     return out
 
 
@@ -93,16 +94,14 @@ def converted(files, tmp_path_factory):
 
 
 def test_what_is_converted_is_what_was_read(files, converted):
-    found = converting.read(converted, say=lambda message: None)
-    want = converting.read(
-        files["xl-base"], config("xl-base"), say=lambda message: None
-    )
+    found = transfer.read(converted, say=lambda message: None)
+    want = transfer.read(files["xl-base"], config("xl-base"), say=lambda message: None)
     assert found.held.keys() == want.held.keys()
     for path, tensor in want.held.items():
         np.testing.assert_array_equal(found.held[path].read(), tensor.read())
     assert (
         str(files["xl-base"])
-        in own.open_weights(converted / converting.DIFFUSION)[2]["from"]
+        in own.open_weights(converted / transfer.DIFFUSION)[2]["from"]
     )
 
 
@@ -120,8 +119,8 @@ def test_a_file_and_its_converted_folder_draw_the_same(files, converted, tmp_pat
     assert code == 0, printed
     assert "Stable Diffusion XL, base (safetensors)" in printed
 
-    stage = f"--config.first_stage.weights={converted / converting.FIRST_STAGE}"
-    weights = f"--weights={converted / converting.DIFFUSION}"
+    stage = f"--config.first_stage.weights={converted / transfer.FIRST_STAGE}"
+    weights = f"--weights={converted / transfer.DIFFUSION}"
     hole, image = tmp_path / "hole.png", tmp_path / "image.png"
     Image.fromarray(np.tri(16, dtype=np.uint8) * 255).save(hole)
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(image)
@@ -158,7 +157,7 @@ def test_a_file_and_its_converted_folder_draw_the_same(files, converted, tmp_pat
     ]
     assert rows[0]["negative_prompt"] == "blurry"
     assert str(files["xl-base"]) in rows[0]["weights"]
-    assert rows[1]["weights"] == own.digest(converted / converting.DIFFUSION)
+    assert rows[1]["weights"] == own.digest(converted / transfer.DIFFUSION)
 
 
 CONFIG_FILE = """
@@ -193,10 +192,10 @@ def changed(start, folder):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """(config, workdir) of a run of two steps, resumed after the first."""
-    folder = tmp_path_factory.mktemp("trained")
-    converting.to_ours(weights(small()), folder, None)
+    folder = tmp_path_factory.mktemp("training") / "folder"
+    transfer.to_ours(weights(small()), folder, None)
     start, stage = (
-        str(folder / name) for name in (converting.DIFFUSION, converting.FIRST_STAGE)
+        str(folder / name) for name in (transfer.DIFFUSION, transfer.FIRST_STAGE)
     )
     moved, less = changed(start, folder)
 
@@ -252,9 +251,9 @@ def test_an_export_has_the_text_encoder_and_goes_back(trained, tmp_path):
     assert params.keys() == {"unet", "cond_stage"} and meta["step"] == 2
     assert set(params["cond_stage"]) == set(c.cond_stage.encoders)
     again = tmp_path / "again.safetensors"
-    converting.to_original(converting.read(out, say=lambda _: None), again, None)
+    transfer.to_original(transfer.read(out, say=lambda _: None), again, None)
     found = safetensors.numpy.load_file(again)
-    converting.to_original(weights(small()), tmp_path / "first.safetensors", None)
+    transfer.to_original(weights(small()), tmp_path / "first.safetensors", None)
     began = safetensors.numpy.load_file(tmp_path / "first.safetensors")
     assert found.keys() == began.keys()
     same = {name for name in began if np.array_equal(found[name], began[name])}

@@ -2,7 +2,8 @@
 
 import json
 
-from ldm_jax import released, system
+from ldm_jax import system
+from ldm_jax.exchange import released
 
 TRACED = {}
 

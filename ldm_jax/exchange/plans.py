@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from ldm_jax import released, trees
+from ldm_jax import trees
+from ldm_jax.exchange import released
 from ldm_jax.weights import own, tensors
 
 SHOWN = 12

@@ -7,7 +7,7 @@ import re
 import types
 
 from ldm_jax import config as config_lib
-from ldm_jax import conversion, detection, released
+from ldm_jax.exchange import detection, plans, released
 from ldm_jax.weights import folders, own, reading
 
 SHOWN = 4  # names of what is not read
@@ -115,7 +115,7 @@ def _loaded(path):
 
 
 def plan(opened, config, average=False):
-    """The conversion.Plan of a config's parameters; errors name the file."""
+    """The plans.Plan of a config's parameters; errors name the file."""
     layout = opened.found.layout
     wanted = released.rows(config, layout) if opened.found.base else {}
     if opened.found.parts:
@@ -124,7 +124,7 @@ def plan(opened, config, average=False):
         for component, rows in released.control_rows(config, layout).items():
             wanted[component] = [*wanted.get(component, ()), *rows]
     try:
-        return conversion.plan(wanted, opened.sources, average)
+        return plans.plan(wanted, opened.sources, average)
     except ValueError as error:
         raise ValueError(f"{opened.path} is {opened.found.what}: {error}") from error
 

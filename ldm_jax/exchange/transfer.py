@@ -9,7 +9,8 @@ import orbax.checkpoint as ocp
 import tqdm
 
 from ldm_jax import config as config_lib
-from ldm_jax import conversion, diffusers_folder, importing, paths, released
+from ldm_jax import paths
+from ldm_jax.exchange import folder_json, opening, plans, released
 from ldm_jax.weights import own, streaming
 
 DIFFUSION, FIRST_STAGE = "diffusion.safetensors", "first_stage.safetensors"
@@ -35,13 +36,13 @@ def read(path, config=None, variant=None, average=False, say=print):
             raise ValueError(f"{ours} is of ldm_jax: it has no average and no variant")
         return _read_ours(ours, config, say)
     path = pathlib.Path(path)
-    opened = importing.open_path(path, variant)
-    config = config_lib.check(config or importing.config_of(opened))
-    plan = importing.plan(opened, config, average)
-    importing.tell(opened, plan, say)
-    if not average and importing.has_average(opened):
+    opened = opening.open_path(path, variant)
+    config = config_lib.check(config or opening.config_of(opened))
+    plan = opening.plan(opened, config, average)
+    opening.tell(opened, plan, say)
+    if not average and opening.has_average(opened):
         say("the file holds an average too; this takes the raw UNet (--average)")
-    return Weights(config, conversion.tensors_of(plan), importing.digest(opened))
+    return Weights(config, plans.tensors_of(plan), opening.digest(opened))
 
 
 def file_of_ours(path):
@@ -105,7 +106,7 @@ def to_original(weights, out, dtype):
         raise ValueError(f"--to={out}: the original layout is one .safetensors file")
     held = own.narrowed(weights.held, dtype)
     rows = _rows(weights, "original")
-    (arrays,) = conversion.outgoing(rows, held).values()
+    (arrays,) = plans.outgoing(rows, held).values()
     out.parent.mkdir(parents=True, exist_ok=True)
     streaming.write(out, arrays, {"format": "pt", "from": weights.origin})
 
@@ -114,9 +115,9 @@ def to_diffusers(weights, out, dtype):
     """A folder that diffusers and transformers load."""
     weights = for_diffusers(weights)
     held = own.narrowed(weights.held, dtype)
-    arrays = conversion.outgoing(_rows(weights, "diffusers"), held)
+    arrays = plans.outgoing(_rows(weights, "diffusers"), held)
     with whole_folder(out) as folder:
-        for path, text in diffusers_folder.files(weights.config).items():
+        for path, text in folder_json.files(weights.config).items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
         for component, tensors in arrays.items():
@@ -153,7 +154,7 @@ def for_diffusers(weights):
 def to_orbax(weights, out, dtype):
     """A folder of Orbax's StandardCheckpointer with the tree, and config.json."""
     held = own.narrowed(weights.held, dtype)
-    tree = conversion.tree(held, dtype)
+    tree = plans.tree(held, dtype)
     with whole_folder(out) as folder, ocp.StandardCheckpointer() as checkpointer:
         (folder / "config.json").write_text(config_lib.to_json(weights.config))
         checkpointer.save(folder.absolute() / "params", tree)

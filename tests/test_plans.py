@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_text_to_image
 
-from ldm_jax import conversion, detection, importing, released
+from ldm_jax.exchange import detection, opening, plans, released
 from ldm_jax.weights import tensors
 
 PATH = pathlib.Path("there")
@@ -36,7 +36,7 @@ NAME = "model.diffusion_model.out.2.weight"
 def planned(tiny, held, average=False):
     rows, there = tiny
     there = dataclasses.replace(there, tensors=held)
-    return conversion.plan(rows, {released.SINGLE: there}, average)
+    return plans.plan(rows, {released.SINGLE: there}, average)
 
 
 def test_a_renamed_and_a_dropped_array_are_named(tiny):
@@ -66,8 +66,8 @@ def test_an_unknown_array_is_told_as_such(tiny):
     said = []
     there = dataclasses.replace(tiny[1], tensors=held)
     found = detection.Found("original", "a test")
-    opened = importing.Opened(PATH, {released.SINGLE: there}, found)
-    importing.tell(opened, plan, said.append)
+    opened = opening.Opened(PATH, {released.SINGLE: there}, found)
+    opening.tell(opened, plan, said.append)
     assert said == [
         "there: a test (safetensors)",
         "not read, UNKNOWN to this model (1): lora.up",

@@ -2,9 +2,10 @@
 
 import json
 
-from ldm_jax import paths, released
+from ldm_jax import paths
 from ldm_jax import system as system_lib
 from ldm_jax.data import clip_tokenize
+from ldm_jax.exchange import released
 
 VERSION = "0.35.0"  # of diffusers: what the files below are written for
 

@@ -1,7 +1,8 @@
 """What a released file or folder is, told by its names and shapes (and no guesses)."""
 
 import dataclasses
-import pathlib
+
+from ldm_jax import paths
 
 UNET = "model.diffusion_model."
 CONTROL = "control_model."
@@ -154,7 +155,7 @@ def of_folder(configs, formats):
 def config_path(name):
     """The path and variant of a shipped config, "FILE.py:VARIANT"."""
     file, _, variant = name.partition(":")
-    path = pathlib.Path(__file__).resolve().parent.parent / "configs" / file
+    path = paths.CONFIGS / file
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: the configs lie beside the package in a clone; name "

@@ -17,7 +17,8 @@ import tiny_stable_diffusion
 import traced
 
 from ldm_jax import config as config_lib
-from ldm_jax import converting, released, system, trees
+from ldm_jax import system, trees
+from ldm_jax.exchange import released, transfer
 from ldm_jax.models import clip
 from ldm_jax.weights import own, reading, tensors
 
@@ -48,18 +49,18 @@ def config(variant="v1"):
 
 def weights(variant="v1", **changes):
     held = {path: own.held(x) for path, x in {**arrays(variant), **changes}.items()}
-    return converting.Weights(config(variant), held, "a test")
+    return transfer.Weights(config(variant), held, "a test")
 
 
 def write(given, folder, layout, dtype=None):
     out = folder / OUT.get(layout, layout)
-    converting.WRITERS[layout](given, out, dtype)
+    transfer.WRITERS[layout](given, out, dtype)
     return out
 
 
 def read(path, variant="v1", config_=None):
     told = None if path.name == "ours" else config_ or config(variant)
-    return converting.read(path, told, **SILENT)
+    return transfer.read(path, told, **SILENT)
 
 
 def assert_held(found, want, dtype=np.float32):
@@ -103,7 +104,7 @@ DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", converting.WRITERS)
+@pytest.mark.parametrize("layout", transfer.WRITERS)
 def test_half_precision_is_the_cast_and_no_more(tmp_path, layout, dtype):
     out = write(weights(), tmp_path, layout, dtype)
     if layout != "orbax":
@@ -134,13 +135,11 @@ def broken(number):
     return weights(**{BIAS: bias})
 
 
-@pytest.mark.parametrize("layout", converting.WRITERS)
+@pytest.mark.parametrize("layout", transfer.WRITERS)
 def test_a_number_that_does_not_fit_is_named_and_nothing_is_left(tmp_path, layout):
     with pytest.raises(ValueError, match=f"{BIAS} has numbers that float16 cannot"):
         write(broken(1e5), tmp_path, layout, "float16")
-    whole = ["first_stage.safetensors"] if layout == "ours" else []
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == whole
-    assert layout == "ours" or not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_wider_half_takes_large_numbers(tmp_path):
@@ -155,7 +154,7 @@ def test_what_is_not_finite_is_named_as_the_file_has_it(tmp_path, layout, number
     words = f"{THEIRS[layout]} has 1 of 32 numbers that are NaN or infinite"
     with pytest.raises(ValueError, match=words):
         write(found, tmp_path, "ours")
-    assert not (tmp_path / "ours" / converting.DIFFUSION).exists()
+    assert not (tmp_path / "ours" / transfer.DIFFUSION).exists()
 
 
 def test_whole_numbers_are_no_weights(tmp_path):
@@ -202,7 +201,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path, layout):
 def test_the_original_layout_is_one_file(tmp_path):
     for name in ("folder", "whole.ckpt"):
         with pytest.raises(ValueError, match=f"{name}: the original layout is one"):
-            converting.to_original(weights(), tmp_path / name, None)
+            transfer.to_original(weights(), tmp_path / name, None)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +255,7 @@ def test_version_2_leaves_its_last_block_out_of_a_diffusers_folder(
     c = config_lib.check(c)
     held = drawn(released.parameter_shapes(c))
     tensors_ = {path: own.held(x) for path, x in held.items()}
-    given = converting.Weights(c, tensors_, "a test")
+    given = transfer.Weights(c, tensors_, "a test")
     out = write(given, tmp_path, "diffusers")
     told = json.loads((out / "text_encoder" / "config.json").read_text())
     assert told["num_hidden_layers"] == 23
@@ -272,7 +271,7 @@ def test_version_2_leaves_its_last_block_out_of_a_diffusers_folder(
     }
     assert len(held) - len(want) == 12 + 1
     assert_held(read(out, config_=trimmed), want)
-    assert converting.for_diffusers(given).config == trimmed
+    assert transfer.for_diffusers(given).config == trimmed
     whole = write(given, tmp_path, "original")
     assert_held(read(whole, config_=c), held)
 
@@ -285,10 +284,10 @@ def test_a_control_branch_is_written_and_read_beside_its_model(tmp_path):
     with pytest.raises(ValueError, match="ControlNet is written with --layout=ours or"):
         write(both, tmp_path, "diffusers")
     ours = write(both, tmp_path, "ours")
-    alone = converting.read(ours / converting.CONTROL, **SILENT)
+    alone = transfer.read(ours / transfer.CONTROL, **SILENT)
     assert_held(alone, branch)
     out = tmp_path / "alone.safetensors"
-    converting.to_original(alone, out, None)
+    transfer.to_original(alone, out, None)
     assert_held(read(out), branch)
 
 
@@ -303,7 +302,7 @@ def test_a_first_stage_alone_is_written_and_read(tmp_path):
     )
     stage = {k: x for k, x in arrays("v1").items() if k.startswith("first_stage/")}
     held = {path: own.held(x) for path, x in stage.items()}
-    alone = converting.Weights(config_lib.check(c), held, "a test")
+    alone = transfer.Weights(config_lib.check(c), held, "a test")
     out = write(alone, tmp_path, "original")
     assert "encoder.conv_in.weight" in reading.open_file(out).tensors
     assert_held(read(out, config_=alone.config), stage)
@@ -312,30 +311,30 @@ def test_a_first_stage_alone_is_written_and_read(tmp_path):
     with pytest.raises(ValueError, match="written for Stable Diffusion"):
         write(alone, tmp_path, "diffusers")
     ours = write(found, tmp_path, "ours")
-    _, _, meta = own.open_weights(ours / converting.FIRST_STAGE)
+    _, _, meta = own.open_weights(ours / transfer.FIRST_STAGE)
     assert meta["scale"] == config().first_stage.scale
 
 
 def test_files_of_ours_belong_together(tmp_path):
     out = write(weights(), tmp_path, "ours")
-    _, _, meta = own.open_weights(out / converting.DIFFUSION)
-    assert meta["first_stage"] == own.digest(out / converting.FIRST_STAGE)
+    _, _, meta = own.open_weights(out / transfer.DIFFUSION)
+    assert meta["first_stage"] == own.digest(out / transfer.FIRST_STAGE)
     assert meta["from"] == "a test"
     with pytest.raises(ValueError, match="no average and no variant"):
-        converting.read(out, average=True)
+        transfer.read(out, average=True)
     bias = "first_stage/encoder/conv_in/bias"
     other = weights(**{bias: arrays("v1")[bias] + 1})
     write(other, tmp_path / "other", "ours")
-    stage = tmp_path / "other" / "ours" / converting.FIRST_STAGE
-    stage.rename(out / converting.FIRST_STAGE)
+    stage = tmp_path / "other" / "ours" / transfer.FIRST_STAGE
+    stage.rename(out / transfer.FIRST_STAGE)
     with pytest.raises(ValueError, match=r"was made with the first stage .* beside it"):
-        converting.read(out, **SILENT)
+        transfer.read(out, **SILENT)
 
 
 @pytest.mark.parametrize("layout", ["original", "ours"])
 def test_a_damaged_file_is_named(tmp_path, layout):
     out = write(weights(), tmp_path, layout)
-    file = out / converting.DIFFUSION if layout == "ours" else out
+    file = out / transfer.DIFFUSION if layout == "ours" else out
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(ValueError, match=f"{file.name}"):
         read(out)
