@@ -13,7 +13,10 @@ import numpy as np
 
 from ldm_jax.weights import tensors
 
-NUMERIC = "biufc"  # dtype kinds: bool, int, unsigned, float, complex
+# Names of dtypes: kind and bytes of one. Others are expressions to numpy.
+NUMERIC = {"b1", "c8", "c16", "f2", "f4", "f8"}
+NUMERIC |= {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}
+ORDERS = ("<", ">", "=", "|")
 PLAIN = (str, bytes, bool, int, float, complex, np.generic, type(None))
 Refused = tensors.Refused  # for those who read pickles alone
 
@@ -45,12 +48,14 @@ class Dtype:
     """What a pickled dtype says, read by us."""
 
     def __init__(self, name, align=False, copy=True):
-        self.dtype = np.dtype(name)
-        if self.dtype.kind not in NUMERIC:
+        if not isinstance(name, str) or name not in NUMERIC:
             raise Refused(f"dtype {name!r} is not allowed; expected numbers")
+        self.dtype = np.dtype(name)
 
     def __setstate__(self, state):
         _, order, *structure = state
+        if order not in ORDERS:
+            raise Refused(f"the byte order {order!r} is none; expected < > = or |")
         if structure[:3] != [None, None, None]:
             raise Refused("a structured dtype is not allowed; expected numbers")
         self.dtype = self.dtype.newbyteorder(order)
