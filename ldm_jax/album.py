@@ -25,6 +25,8 @@ def draw(model, prompts, n, seed, batch_size, out, negative="", given=None):
     batch = prompts_lib.arrays(model, repeated, negative, cli.say) if prompts else {}
     batch |= {k: np.stack([x] * len(repeated)) for k, x in (given or {}).items()}
     settings = model.config.sample.to_dict()
+    settings |= {"image_size": model.config.data.image_size}
+    settings |= {"words": [word for word, _ in model.words]} if model.words else {}
     same = {"seed": seed, "settings": settings, "weights": model.weights}
     same |= {"negative_prompt": negative} if negative else {}
     seeds = generation.keys(seed, np.arange(len(repeated)))

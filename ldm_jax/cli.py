@@ -61,6 +61,7 @@ def say(message):
 
 def run(main):
     """app.run, but a user's mistake is one message and exit code 2."""
+    flags.declare_key_flag("debug")
 
     def parse(argv):
         try:
@@ -93,3 +94,5 @@ def fail(error):
 
 
 flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
+# What the functions define is of the commands that call them: --help shows it there.
+flags.disclaim_key_flags()

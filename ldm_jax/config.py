@@ -59,7 +59,7 @@ def _train():
         steps=400_000,
         init="",  # a .safetensors by ldm_jax.convert or .export to start from
         trainable=("unet", "cond_stage"),  # path patterns; the rest is frozen
-        accumulate=1,  # micro-batches per step; the batch must divide by it
+        accumulate=1,  # micro-batches per step; the batch is a multiple of it
         ema_decay=0.9999,  # warmed up as (1 + n) / (10 + n); 0: no average
         max_bad_steps=10,  # abort at a log step after so many non-finite in a row
         log_every=50,
@@ -92,22 +92,23 @@ def latent_diffusion():
             ),
             first_stage=dict(
                 **_first_stage(),
-                weights="",  # its .safetensors, written by ldm_jax.export
+                weights="",  # its .safetensors, by ldm_jax.export or .convert
                 scale=1.0,  # times the latent; must equal the one in that file
             ),
             cond_stage=dict(
                 kind="none",  # a key of models.conditioners.CONDITIONERS; each
                 # kind reads those of the knobs below that it takes
                 drop=0.0,  # share of training examples that are given the null
-                vocabulary="",  # word pieces, one a line
-                vocab=30_522,  # how many lines that file has
+                vocabulary="",  # "text": word pieces, one a line; "clip": its merges
+                vocab=30_522,  # tokens of that vocabulary; "text": the file's lines
                 length=77,  # tokens
                 width=1280,  # of the context
                 depth=32,
                 heads=8,
                 head_channels=64,
                 pooled=False,  # the first token joins the time embedding too
-                null_tokens=(2, 3),  # the empty caption: [CLS] [SEP]
+                null_tokens=(2, 3),  # the empty caption, in "text" [CLS] [SEP]; of
+                # "clip" also (): its null is zeros in place of what the encoders say
                 encoders=(),  # of "clip": keys of models.clip.ENCODERS
                 skip=(),  # of each encoder: how many of its last blocks are left out
                 final_norm=(),  # of each encoder: whether its last norm follows

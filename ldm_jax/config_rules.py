@@ -66,7 +66,7 @@ def cross_field(c):
         if isinstance(value, float):
             _require(math.isfinite(value), f"{key} is {value}, it must be finite")
     _data(c)
-    _first_stage(c.first_stage, c.data.image_size)
+    _first_stage(c.first_stage)
     _train(c)
     if c.task == "autoencoder":
         _require(
@@ -79,6 +79,7 @@ def cross_field(c):
         )
     if c.task == "latent_diffusion":
         _diffusion(c)
+    _image_size(c)
 
 
 def _require(holds, message):
@@ -94,7 +95,7 @@ def _data(c):
     batch, parts = c.data.batch_size, c.train.accumulate
     _require(
         batch % parts == 0,
-        f"data.batch_size {batch} must divide by train.accumulate {parts}",
+        f"data.batch_size {batch} must be a multiple of train.accumulate {parts}",
     )
     _require(
         c.train.pictures <= batch,
@@ -127,11 +128,11 @@ def _groups(section, name):
         _require(
             width % section.groups == 0,
             f"{name}.channels {section.channels} times {factor} of {name}.mult must "
-            f"divide by {name}.groups {section.groups}",
+            f"be a multiple of {name}.groups {section.groups}",
         )
 
 
-def _first_stage(stage, image_size):
+def _first_stage(stage):
     _require(
         (stage.kind == "vq") == (stage.codes > 0),
         f"first_stage.codes {stage.codes} must be above 0 where first_stage.kind is "
@@ -139,11 +140,54 @@ def _first_stage(stage, image_size):
     )
     _levels(stage, "first_stage", "attention")
     _groups(stage, "first_stage")
-    factor = 2 ** (len(stage.mult) - 1)
+
+
+def _factor(section):
+    """How many times smaller the coarsest level is than the finest."""
+    return 2 ** (len(section.mult) - 1)
+
+
+def _image_size(c):
+    """All levels halve without a rest: the first stage's, and then the UNet's."""
+    size, factor = c.data.image_size, _factor(c.first_stage)
+    step, parts = factor, f"first stage factor {factor}"
+    if c.task == "latent_diffusion":
+        step *= _factor(c.unet)
+        parts += f", UNet levels {len(c.unet.mult)}"
+    below = size // step * step
+    nearest = f"are {below} and {below + step}" if below else f"is {step}"
     _require(
-        image_size % factor == 0,
-        f"data.image_size {image_size} must divide by the first stage's factor "
-        f"{factor} (two per level of first_stage.mult after the first)",
+        size % step == 0,
+        f"data.image_size {size} must be a multiple of {step} for this model "
+        f"({parts}); the nearest {nearest}",
+    )
+
+
+# Knobs of cond_stage: the kinds that read them, and what they must be elsewhere.
+READ_BY = {
+    **dict.fromkeys(("encoders", "skip", "final_norm", "micro"), (("clip",), ())),
+    "cleaning": (("clip",), "nfc"),
+    "pooled": (("text", "clip"), False),
+    "classes": (("label", "segmentation"), 0),
+    "stages": (("segmentation", "low_res"), 0),
+}
+# Of what the tuples are that are empty in the base.
+ELEMENTS = {"encoders": str, "skip": int, "final_norm": bool, "micro": str}
+
+
+def _read(cond):
+    """What a kind does not read must not look as if it did something."""
+    for key, (kinds, off) in READ_BY.items():
+        _require(
+            cond.kind in kinds or cond[key] == off,
+            f"cond_stage.{key} {cond[key]!r} does nothing where cond_stage.kind is "
+            f"{cond.kind!r}, only where it is {' or '.join(map(repr, kinds))}: it must "
+            f"be {off!r}",
+        )
+    _require(
+        cond.kind != "text" or cond.null_tokens,
+        "cond_stage.null_tokens is empty: where cond_stage.kind is 'text' the null is "
+        "the empty caption's tokens",
     )
 
 
@@ -151,6 +195,19 @@ def _encoders(cond):
     """Rules of cond_stage.kind 'clip'."""
     count = len(cond.encoders)
     _require(count > 0, "cond_stage.encoders is empty: name those of kind 'clip'")
+    for key, kind in ELEMENTS.items():
+        _require(
+            all(type(value) is kind for value in cond[key]),
+            f"cond_stage.{key} {cond[key]} must hold nothing but {kind.__name__}",
+        )
+    _require(
+        len(set(cond.encoders)) == count,
+        f"cond_stage.encoders {cond.encoders} must differ from each other",
+    )
+    _require(
+        min(cond.skip, default=0) >= 0,
+        f"cond_stage.skip {cond.skip} must be 0 or more: how many blocks are left out",
+    )
     for key in ("skip", "final_norm"):
         _require(
             len(cond[key]) == count,
@@ -190,21 +247,16 @@ def _diffusion(c):
         width, parts = unet.channels * factor, unet.heads or unet.head_channels
         _require(
             width % parts == 0,
-            f"unet width {width} (channels times {factor}) must divide by {parts} "
-            f"({'unet.heads' if unet.heads else 'unet.head_channels'})",
+            f"unet width {width} (channels times {factor}) must be a multiple of "
+            f"{parts} ({'unet.heads' if unet.heads else 'unet.head_channels'})",
         )
     _require(
         unet.out_channels == stage.embed_channels,
         f"unet.out_channels {unet.out_channels} must equal "
         f"first_stage.embed_channels {stage.embed_channels}",
     )
-    latent = c.data.image_size // 2 ** (len(stage.mult) - 1)
-    _require(
-        latent % 2 ** (len(unet.mult) - 1) == 0,
-        f"the latent's size {latent} (data.image_size over the first stage's factor) "
-        f"must divide by two for each level of unet.mult {unet.mult} after the first",
-    )
     _require(0 <= cond.drop <= 1, f"cond_stage.drop {cond.drop} must be in [0, 1]")
+    _read(cond)
     if cond.kind == "clip":
         _encoders(cond)
     _heard(c)
@@ -254,7 +306,7 @@ def _heard(c):
         f"cond_stage.inpaint and cond_stage.kind {cond.kind!r} both take the planes "
         "that join z_t: use one of them",
     )
-    factor = 2 ** (len(c.first_stage.mult) - 1)
+    factor = _factor(c.first_stage)
     _require(
         cond.kind not in ("segmentation", "low_res") or 2**cond.stages == factor,
         f"cond_stage.stages {cond.stages} must shrink by the first stage's factor "

@@ -44,12 +44,14 @@ VARIANT = flags.DEFINE_string(
 def main(argv):
     del argv
     began = time.perf_counter()
+    out = pathlib.Path(TO.value).expanduser()
+    transfer.check_target(LAYOUT.value, out)
     weights = transfer.read(
         FROM.value, CONFIG.value, VARIANT.value, AVERAGE.value, cli.say
     )
     write = transfer.WRITERS[LAYOUT.value]
-    write(transfer.with_progress(weights), pathlib.Path(TO.value), DTYPE.value)
-    cli.say(f"wrote {TO.value} in {time.perf_counter() - began:.1f} s")
+    write(transfer.with_progress(weights), out, DTYPE.value)
+    cli.say(f"wrote {out} in {time.perf_counter() - began:.1f} s")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import config as config_lib
+from ldm_jax import sharding, trees
 from ldm_jax import system as system_lib
-from ldm_jax import trees
 from ldm_jax.exchange import plans
 from ldm_jax.models import clip
 from ldm_jax.weights import own, reading
@@ -39,7 +39,7 @@ def added(model, given):
         section.vocab += count
         for name, rows in vectors.items():
             tables[name].append(rows)
-    params = _extended(model.params, tables)
+    params = _extended(model.params, tables, model.mesh)
     return dataclasses.replace(
         model,
         config=config_lib.check(config),
@@ -76,11 +76,10 @@ def read(path, widths):
     return found
 
 
-def _extended(params, tables):
+def _extended(params, tables, mesh):
     flat = trees.flatten(params)
     for name, parts in tables.items():
         path = f"cond_stage/{name}/tokens/embedding"
-        old = flat[path]
-        table = jnp.concatenate([old, *parts])
-        flat[path] = jax.device_put(table, old.sharding)
+        table = jnp.concatenate([flat[path], *parts])
+        flat[path] = jax.device_put(table, sharding.params_sharding(table, mesh))
     return trees.nested(flat)

@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from ldm_jax import paths, sharding, trees
+from ldm_jax import paths, trees
 from ldm_jax import system as system_lib
 from ldm_jax.weights import cache, own
 
@@ -23,22 +23,52 @@ def load(config, system=None):
     return {"first_stage": first_stage(config.first_stage, shapes["first_stage"])}
 
 
-def start(config, system, mesh):
-    """(trained, rest): the parameters in the file train.init, the first stage aside.
+def start(config, system):
+    """(trained, rest): what train.init holds, the first stage aside, not read yet.
 
-    They lie on the devices. Without a file both are empty. Raises FileNotFoundError or
-    ValueError naming it and what does not fit.
+    Trees of weights.tensors.Tensor; both are empty without a file. Raises
+    FileNotFoundError or ValueError naming it and what does not fit.
     """
     if not config.train.init:
         return {}, {}
     path = paths.resolve(config.train.init)
-    source, _, _ = own.open_weights(path)
+    source, saved, meta = own.open_weights(path)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     shapes = {role: tree for role, tree in shapes.items() if role != "first_stage"}
-    held = own.narrowed(source.tensors, "float32")
-    own.check_tree(trees.nested(held), shapes, f"train.init {path}")
-    params = trees.nested(sharding.put_arrays(held, shapes, mesh, "reading train.init"))
-    return trees.split(params, config.train.trainable)
+    held = trees.nested(own.narrowed(source.tensors, "float32"))
+    own.check_tree(held, shapes, f"train.init {path}")
+    _check_origin(config, path, saved, meta)
+    return trees.split(held, config.train.trainable)
+
+
+def _check_origin(config, path, saved, meta):
+    """Raises ValueError where train.init learned something else than is trained now."""
+    then, now = saved["loss"]["predicts"], config.loss.predicts
+    if then != now:
+        raise ValueError(
+            f"train.init {path} predicts {then!r}, loss.predicts is {now!r}: they must "
+            "be equal, weights of one kind are noise to the other"
+        )
+    stage = digest(config)
+    if meta.get("first_stage", stage) != stage:
+        raise ValueError(
+            f"train.init {path} was trained on the latents of first stage "
+            f"{meta['first_stage']}, but first_stage.weights "
+            f"{config.first_stage.weights} is {stage}"
+        )
+
+
+def located(named, folder, wanted):
+    """The path of the first stage that a weights file in `folder` names.
+
+    It may lie where it was named or beside the file; of two, the one whose digest is
+    `wanted` is meant.
+    """
+    places = [paths.resolve(named)] if named else []
+    places.append(folder / (places[0].name if places else "first_stage.safetensors"))
+    there = [path for path in places if path.is_file()]
+    fitting = [path for path in there if _digest_of(path) == wanted]
+    return (fitting or there or places)[0]
 
 
 def digest_of_start(config):
@@ -68,13 +98,13 @@ def first_stage_file(section):
     if not section.weights:
         raise FileNotFoundError(
             "first_stage.weights is empty: name the .safetensors of a trained first "
-            "stage (python -m ldm_jax.export writes it)"
+            "stage (python -m ldm_jax.export or ldm_jax.convert writes it)"
         )
     path = paths.resolve(section.weights)
     if not path.is_file():
         raise FileNotFoundError(
             f"first_stage.weights names {path}, which does not exist: train a first "
-            "stage and write it with python -m ldm_jax.export"
+            "stage and write it with python -m ldm_jax.export, or ldm_jax.convert one"
         )
     return path
 
@@ -88,7 +118,9 @@ def first_stage(section, shapes):
     params = params["first_stage"]
     own.check_tree(params, shapes, str(path))
     if "scale" not in meta:
-        raise ValueError(f"{path} has no measured scale: write it with ldm_jax.export")
+        raise ValueError(
+            f"{path} has no scale: write it with ldm_jax.export or ldm_jax.convert"
+        )
     if abs(section.scale / meta["scale"] - 1) > 1e-3:
         raise ValueError(
             f"first_stage.scale is {section.scale}, but {path} was measured to need "

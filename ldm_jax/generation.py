@@ -31,6 +31,17 @@ class Model:
 def load(config=None, workdir=None, weights=None, overrides=()):
     """The Model of a run, or of a weights file: the embedded one unless named.
 
+    Arguments as of `configured`.
+    """
+    config = configured(config, workdir, weights, overrides)
+    if workdir is not None:
+        return from_run(config, workdir)
+    return from_file(config, EMBEDDED if weights is None else weights)
+
+
+def configured(config=None, workdir=None, weights=None, overrides=()):
+    """The checked config to sample with.
+
     config: None takes the one in the weights file; overrides as of `overridden`.
     """
     if workdir is not None and weights is not None:
@@ -38,11 +49,7 @@ def load(config=None, workdir=None, weights=None, overrides=()):
     if workdir is not None and config is None:
         raise ValueError("--workdir needs the --config that the run was made with")
     weights = EMBEDDED if weights is None else weights
-    config = config_of(weights) if config is None else config
-    config = overridden(config, overrides)
-    if workdir is not None:
-        return from_run(config, workdir)
-    return from_file(config, weights)
+    return overridden(config_of(weights) if config is None else config, overrides)
 
 
 def overridden(config, overrides):
@@ -62,31 +69,30 @@ def overridden(config, overrides):
 
 
 def config_of(weights=EMBEDDED):
-    """The config that a weights file was written with.
-
-    A first stage that is not where that says is looked for beside the weights file;
-    that it is the right one is checked later, by its hash.
-    """
+    """The config that a weights file was written with; see `beside`."""
     path = paths.resolve(weights)
-    _, config, _ = own.load_weights(path)
-    config = config_lib.from_dict(config)
-    if config.task == "latent_diffusion":
-        stage = paths.resolve(config.first_stage.weights)
-        beside = path.parent / stage.name
-        if not stage.is_file() and beside.is_file():
-            config.first_stage.weights = str(beside)
+    _, config, meta = own.open_weights(path)
+    return beside(config_lib.from_dict(config), path, meta)
+
+
+def beside(config, path, meta):
+    """The config whose first stage is found: named, or beside the weights file."""
+    if config.task == "latent_diffusion" and "first_stage" in meta:
+        named, wanted = config.first_stage.weights, meta["first_stage"]
+        config.first_stage.weights = str(frozen.located(named, path.parent, wanted))
     return config
 
 
 def from_file(config, weights=EMBEDDED):
-    """The Model of a .safetensors that `ldm_jax.export` wrote.
+    """The Model of a .safetensors that `ldm_jax.export` or `.convert` wrote.
 
     Raises ValueError where the file fits neither the config nor its first stage.
     """
     path = paths.resolve(weights)
-    params, saved, meta = own.load_weights(path)
+    source, saved, meta = own.open_weights(path)
     if "first_stage" not in meta:
-        raise ValueError(f"{path} holds no diffusion model by ldm_jax.export")
+        raise ValueError(f"{path} holds no diffusion model of ldm_jax")
+    config = beside(config, path, meta)
     stage = frozen.digest(config)
     if stage != meta["first_stage"]:
         raise ValueError(
@@ -94,6 +100,7 @@ def from_file(config, weights=EMBEDDED):
             f"but first_stage.weights {config.first_stage.weights} is {stage}"
         )
     runs.warn_of_changes(config, json.dumps(saved), runs.MODEL)
+    params = trees.nested(source.tensors)
     return _model(config, params, own.digest(path), str(path))
 
 
@@ -103,36 +110,65 @@ def from_run(config, workdir):
     return _model(config, params, runs.label(params, workdir, step), str(workdir))
 
 
-def from_checkpoint(path, config=None, overrides=(), variant=None, average=False):
-    """The Model of a released file or folder; see opening.open_path and .plan.
+def _model(config, params, weights, name):
+    """params: arrays or weights.tensors.Tensor, all but the first stage."""
+    system = system_lib.build(config)
+    stage = frozen.load(config, system)
+    return _placed(config, system, trees.merge(params, stage), weights, name)
 
-    config: None takes the shipped one that goes with the file. Arrays go to their
-    devices one by one, as they are read.
+
+def _placed(config, system, params, weights, name):
+    mesh = sharding.make_mesh(config.parallel.fsdp)
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    params = {role: params.get(role, {}) for role in {**shapes, **params}}
+    own.check_tree(jax.tree.map(_as_read, params), shapes, name)
+    params = sharding.put_tree(params, mesh, "reading")
+    return Model(config, system, params, weights, mesh)
+
+
+def _as_read(leaf):
+    """The shape of an array as it is after reading: floats are float32 then."""
+    dtype = np.dtype("float32") if leaf.dtype in own.FLOATS else leaf.dtype
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A released file or folder with its config and what is read of it, all later."""
+
+    opened: opening.Opened
+    config: object
+    plan: plans.Plan
+
+
+def open_checkpoint(path, config=None, overrides=(), variant=None, average=False):
+    """The Checkpoint at a path; see opening.open_path and .plan.
+
+    config: None takes the shipped one that goes with the file.
     """
     opened = opening.open_path(path, variant)
-    config = overridden(config or opening.config_of(opened), overrides)
-    plan = opening.plan(opened, config, average)
-    opening.tell(opened, plan, cli.say)
-    system = system_lib.build(config)
-    mesh = sharding.make_mesh(config.parallel.fsdp)
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
-    held = plans.tensors_of(plan)
-    params = trees.nested(sharding.put_arrays(held, shapes, mesh, "reading"))
-    params = {
-        role: params.get(role, {}) for role in shapes
-    }  # some conditions have none
-    own.check_tree(params, shapes, str(path))
-    return Model(config, system, params, opening.digest(opened), mesh)
+    if not opened.found.base or opened.found.parts:
+        raise ValueError(
+            f"{opened.path} is {opened.found.what}: it cannot be sampled from by itself"
+        )
+    config = overridden(opening.config_of(opened, config), overrides)
+    plan = opening.plan(opened, config, average, control=False)
+    opening.tell(opened, plan, cli.say, average)
+    return Checkpoint(opened, config, plan)
 
 
-def _model(config, params, weights, name):
+def from_checkpoint(checkpoint):
+    """The Model of an open Checkpoint, each array straight to its devices.
+
+    The first stage is the one that first_stage.weights names, if it names any.
+    """
+    config = checkpoint.config
     system = system_lib.build(config)
-    mesh = sharding.make_mesh(config.parallel.fsdp)
-    params = trees.merge(params, frozen.load(config, system))
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
-    own.check_tree(params, shapes, name)
-    params = jax.device_put(params, sharding.params_sharding(params, mesh))
-    return Model(config, system, params, weights, mesh)
+    params = trees.nested(plans.tensors_of(checkpoint.plan))
+    if config.first_stage.weights:
+        params |= frozen.load(config, system)
+    label = opening.digest(checkpoint.opened)
+    return _placed(config, system, params, label, str(checkpoint.opened.path))
 
 
 def keys(seed, indices):

@@ -1,7 +1,7 @@
 """The picture and the mask that an in-painting model is given, from files."""
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 def read(config, image, mask):
@@ -18,17 +18,27 @@ def read(config, image, mask):
     if not wanted:
         return {}
     size = config.data.image_size
-    hole = _square(mask, "L", size, Image.Resampling.NEAREST)
-    shown = _square(image, "RGB", size, Image.Resampling.LANCZOS)
+    there, where = _opened(image, "RGB"), _opened(mask, "L")
+    if there.size != where.size:
+        raise ValueError(
+            f"--image {image} is {there.size}, --mask {mask} is {where.size}: they "
+            "must have one size, or the hole would lie elsewhere"
+        )
+    hole = _square(where, size, Image.Resampling.NEAREST)
+    shown = _square(there, size, Image.Resampling.LANCZOS)
     return {"image": shown, "mask": (hole > 127).astype(np.uint8)}
 
 
-def _square(path, mode, size, resample):
+def _opened(path, mode):
+    """The picture as its camera meant it, upright."""
     try:
         with Image.open(path) as opened:
-            picture = opened.convert(mode)
+            return ImageOps.exif_transpose(opened).convert(mode)
     except UnidentifiedImageError as error:
         raise OSError(f"{path} is no picture that can be read") from error
+
+
+def _square(picture, size, resample):
     side = min(picture.size)
     left, top = ((length - side) // 2 for length in picture.size)
     picture = picture.crop((left, top, left + side, top + side))

@@ -59,8 +59,13 @@ def _check_null(null, empty, path):
         )
 
 
-# Kinds of cond_stage that read captions.
-SPOKEN = ("text", "clip")
+# Kinds of cond_stage that read captions, and what a too long one is in training:
+# `on_long` of their tokenizers. CLIP's captions are the web's, and cut as it did.
+SPOKEN = {"text": "raise", "clip": "once"}
+
+
+def _training_words(section):
+    return words(section, SPOKEN[section.kind])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Prepare:
     def __call__(self, example):
         if self.section is None:
             return example
-        tokens = words(self.section)([example["caption"]])[0]
+        tokens = _training_words(self.section)([example["caption"]])[0]
         micro = sizes(self.section.micro, self.image_size)
         return {**example, "tokens": tokens, "micro": micro}
 
@@ -98,7 +103,7 @@ def prepare(config):
     if config.task != "latent_diffusion" or config.cond_stage.kind not in SPOKEN:
         return Prepare(None)
     section = ml_collections.FrozenConfigDict(config.cond_stage)
-    words(section)
+    _training_words(section)
     return Prepare(section, config.data.image_size)
 
 

@@ -30,7 +30,7 @@ def arrays(model, prompts, negative="", warn=print):
         found = SPELLED[section.kind](words, asked)
     for message in dict.fromkeys(str(warning.message) for warning in cut):
         warn(message)
-    if not negative and not section.null_tokens:
+    if section.kind == "clip" and not negative and not section.null_tokens:
         found["tokens"][-1] = -1  # no text at all
     if section.micro:
         found["micro"] = _sizes(section.micro, model.config.data.image_size, len(asked))

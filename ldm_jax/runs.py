@@ -72,7 +72,7 @@ def prepare(config, workdir):
     mesh = sharding.make_mesh(config.parallel.fsdp)
     hosts, parts = jax.process_count(), config.train.accumulate
     sharding.check_batch(config.data.batch_size, mesh, hosts, parts)
-    given, rest = frozen.start(config, system, mesh)
+    given, rest = frozen.start(config, system)
     loaded = trees.merge(frozen.load(config, system), rest)
 
     init = initial_state(config, system)
@@ -84,20 +84,21 @@ def prepare(config, workdir):
     )
     step = checkpoint.latest(manager)
     if step is None:
-        state, start = _first_state(config, system, given, places), 0
+        state, start = _first_state(config, system, mesh, given, places), 0
     else:
         state, meta = checkpoint.restore(manager, step, placed(shapes, places))
         warn_of_changes(config, meta["config"])
         check_files(config, workdir, meta)
         start = meta["next_batch"]
         cli.say(f"restored step {step} from {workdir}")
-    loaded = jax.device_put(loaded, sharding.params_sharding(loaded, mesh))
+    loaded = sharding.put_tree(loaded, mesh, "reading what is frozen")
     return Run(config, system, mesh, state, loaded, manager, start)
 
 
-def _first_state(config, system, given, places):
-    """The state on parameters that were given, which are used up, or on drawn ones."""
+def _first_state(config, system, mesh, given, places):
+    """The state on parameters that were given, or on drawn ones."""
     if given:
+        given = sharding.put_tree(given, mesh, "reading train.init")
         begin = functools.partial(state_of, config, system)
         return jax.jit(begin, out_shardings=places, donate_argnums=0)(given)
     init = initial_state(config, system)
@@ -199,7 +200,9 @@ def latest_params(config, workdir):
     manager.close()
     warn_of_changes(config, meta["config"], MODEL)
     check_files(config, workdir, meta)
-    _, rest = frozen.start(config, system, mesh)
+    as_saved.train.init = config.train.init  # the file may have moved since
+    _, rest = frozen.start(as_saved, system)
+    rest = sharding.put_tree(rest, mesh, "reading what was frozen")
     return trees.merge(state.ema or state.params, rest), step
 
 

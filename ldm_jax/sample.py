@@ -23,7 +23,16 @@ import time
 from absl import flags
 import jax
 
-from ldm_jax import album, cli, embeddings, generation, holes, inputs, sharding
+from ldm_jax import (
+    album,
+    cli,
+    embeddings,
+    generation,
+    holes,
+    inputs,
+    knobs,
+    sharding,
+)
 from ldm_jax.exchange import transfer
 
 CONFIG = cli.define_config(required=False)
@@ -34,7 +43,9 @@ WEIGHTS = flags.DEFINE_string(
     "A .safetensors by ldm_jax.export or .convert, instead of the embedded one.",
 )
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A released file, or a diffusers folder, to sample from."
+    "checkpoint",
+    None,
+    "A released file, a diffusers folder, or a folder by ldm_jax.convert.",
 )
 AVERAGE = flags.DEFINE_bool(
     "average", False, "Take the averaged (EMA) UNet of a --checkpoint that has both."
@@ -47,10 +58,14 @@ EMBEDDING = flags.DEFINE_multi_string(
 )
 PROMPT = flags.DEFINE_multi_string("prompt", [], "What to draw; may be repeated.")
 NEGATIVE = flags.DEFINE_string("negative_prompt", "", "What to stay away from.")
-IMAGE = flags.DEFINE_string("image", None, "The picture that in-painting changes.")
-MASK = flags.DEFINE_string("mask", None, "Where it does: white is the hole.")
+IMAGE = flags.DEFINE_string(
+    "image", None, "In-painting: the picture to change; its middle square is used."
+)
+MASK = flags.DEFINE_string(
+    "mask", None, "In-painting: a picture of that size; what is white is painted anew."
+)
 N = flags.DEFINE_integer("n", 1, "Pictures of each prompt.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
+SEED = flags.DEFINE_integer("seed", 0, "The same seed gives the same pictures.")
 OUT = flags.DEFINE_string("out", "samples", "Folder for the pictures.")
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
@@ -62,47 +77,86 @@ IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Pixels of a side, instead of the config's.", lower_bound=8
 )
 LENGTH = flags.DEFINE_integer(
-    "length", None, "Tokens of a prompt: 154 takes CLIP's 77 twice.", lower_bound=3
+    "length",
+    None,
+    "CLIP models: tokens of a prompt, a multiple of 77; 154 takes long ones.",
+    lower_bound=3,
 )
 SAMPLER = flags.DEFINE_string("sampler", None, "Instead of the config's: ddim, ddpm.")
-STEPS = flags.DEFINE_integer("steps", None, "Instead of the config's.", lower_bound=1)
-SCALE = flags.DEFINE_float("scale", None, "Of the guidance, instead of the config's.")
-ETA = flags.DEFINE_float("eta", None, "Of DDIM, instead of the config's.")
+GRID = flags.DEFINE_string("grid", None, "Timesteps, not the config's: ldm, trailing.")
+STEPS = flags.DEFINE_integer(
+    "steps", None, "Sampling steps, instead of the config's.", lower_bound=1
+)
+SCALE = flags.DEFINE_float(
+    "scale", None, "Strength of classifier-free guidance, instead of the config's."
+)
+ETA = flags.DEFINE_float("eta", None, "Noise that DDIM adds, 0 to 1.")
+
+
+def overrides():
+    """{key of the config: what a flag says in its place, or None}."""
+    return {
+        "sampler": SAMPLER.value,
+        "grid": GRID.value,
+        "steps": STEPS.value,
+        "scale": SCALE.value,
+        "eta": ETA.value,
+        "data.image_size": IMAGE_SIZE.value,
+        "cond_stage.length": LENGTH.value,
+    }
 
 
 def load():
-    """The generation.Model that the flags ask for."""
-    overrides = {"sampler": SAMPLER.value, "steps": STEPS.value}
-    overrides |= {"scale": SCALE.value, "eta": ETA.value}
-    overrides |= {"data.image_size": IMAGE_SIZE.value}
-    overrides |= {"cond_stage.length": LENGTH.value}
-    if CHECKPOINT.value is None:
-        if AVERAGE.value or VARIANT.value:
-            raise ValueError("--average and --variant are of a --checkpoint: name one")
-        return generation.load(CONFIG.value, WORKDIR.value, WEIGHTS.value, overrides)
-    if WORKDIR.value is not None or WEIGHTS.value is not None:
+    """The generation.Model of the flags, which are checked before it is read."""
+    ours = CHECKPOINT.value and transfer.file_of_ours(CHECKPOINT.value)
+    if (AVERAGE.value or VARIANT.value) and (ours or not CHECKPOINT.value):
+        raise ValueError("--average and --variant are of a released --checkpoint")
+    if CHECKPOINT.value and (WORKDIR.value or WEIGHTS.value):
         raise ValueError("--checkpoint excludes --workdir and --weights: name one")
-    if ours := transfer.file_of_ours(CHECKPOINT.value):
-        return generation.load(CONFIG.value, None, ours, overrides)
-    return generation.from_checkpoint(
-        CHECKPOINT.value, CONFIG.value, overrides, VARIANT.value, AVERAGE.value
+    if ours or not CHECKPOINT.value:
+        weights = ours or (WEIGHTS.value and transfer.file_of_ours(WEIGHTS.value))
+        weights = weights or WEIGHTS.value
+        config = generation.configured(
+            CONFIG.value, WORKDIR.value, weights, overrides()
+        )
+        check(config)
+        return generation.load(config, WORKDIR.value, weights)
+    checkpoint = generation.open_checkpoint(
+        CHECKPOINT.value, CONFIG.value, overrides(), VARIANT.value, AVERAGE.value
     )
+    check(checkpoint.config)
+    return generation.from_checkpoint(checkpoint)
+
+
+def check(config):
+    """Raises ValueError where the flags ask for what a config's model does not do."""
+    kind = config.cond_stage.kind
+    knobs.of(config)  # of a grid that has such steps
+    if kind not in ("none", *inputs.SPOKEN):
+        raise ValueError(
+            f"cond_stage.kind {kind!r} cannot be sampled from the command line yet"
+        )
+    if kind == "none" and (PROMPT.value or NEGATIVE.value):
+        raise ValueError("this model has no condition: it takes no prompts")
+    if kind != "none" and not PROMPT.value:
+        raise ValueError('say what to draw: --prompt="a fox on a teal background"')
+    if NEGATIVE.value and config.sample.scale == 1:
+        raise ValueError("--negative_prompt does nothing where --scale is 1")
+    holes.read(config, IMAGE.value, MASK.value)
 
 
 def main(argv):
     del argv
     began = time.perf_counter()
     model = embeddings.added(load(), EMBEDDING.value)
-    if not PROMPT.value and model.config.cond_stage.kind in inputs.SPOKEN:
-        raise ValueError('say what to draw: --prompt="a fox on a teal background"')
     given = holes.read(model.config, IMAGE.value, MASK.value)
-    batch_size = sharding.whole_batch(BATCH_SIZE.value, jax.device_count())
+    wanted = N.value * max(1, len(PROMPT.value))
     rows = album.draw(
         model,
         PROMPT.value,
         N.value,
         SEED.value,
-        batch_size,
+        sharding.whole_batch(min(BATCH_SIZE.value, wanted), jax.device_count()),
         OUT.value,
         NEGATIVE.value,
         given,

@@ -1,13 +1,13 @@
 """Where arrays live: a mesh of two axes, both for the batch, one for the parameters."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import tqdm
-
-from ldm_jax import trees
 
 BATCH_AXES = ("data", "fsdp")
 
@@ -47,8 +47,8 @@ def params_sharding(shapes, mesh, min_size=2**18):
     parts = mesh.shape["fsdp"]
 
     def place(leaf):
-        if parts > 1 and leaf.size >= min_size:
-            for axis in sorted(range(leaf.ndim), key=lambda i: -leaf.shape[i]):
+        if parts > 1 and math.prod(leaf.shape) >= min_size:
+            for axis in sorted(range(len(leaf.shape)), key=lambda i: -leaf.shape[i]):
                 if leaf.shape[axis] % parts == 0:
                     return NamedSharding(mesh, P(*[None] * axis, "fsdp"))
         return replicated(mesh)
@@ -64,18 +64,20 @@ def put_batch(batch, mesh):
     )
 
 
-def put_arrays(held, shapes, mesh, title):
-    """{path: weights.tensors.Tensor} -> {path: float32 array}, a bar meanwhile.
+def put_tree(held, mesh, title):
+    """A tree of weights.tensors.Tensor or arrays -> float32 arrays on their devices.
 
-    Each is read when its turn comes, and goes straight to its devices; shapes: the tree
-    of all parameters, which says where.
+    Each is read when its turn comes, with a bar meanwhile, and goes straight where
+    `params_sharding` says.
     """
-    places = trees.flatten(params_sharding(shapes, mesh))
-    held = tqdm.tqdm(held.items(), title, unit="array")
-    return {
-        path: jax.device_put(_as_float32(tensor.read()), places[path])
-        for path, tensor in held
-    }
+    leaves, structure = jax.tree.flatten(held)
+    places = jax.tree.leaves(params_sharding(held, mesh))
+    bar = tqdm.tqdm(leaves, title, unit="array", disable=not leaves)
+    put = [
+        jax.device_put(_as_float32(leaf.read() if hasattr(leaf, "read") else leaf), at)
+        for leaf, at in zip(bar, places, strict=True)
+    ]
+    return jax.tree.unflatten(structure, put)
 
 
 def _as_float32(array):

@@ -85,5 +85,8 @@ def merge(*trees):
     """One parameter tree of several that have no leaf in common."""
     flat = {}
     for tree in trees:
-        flat |= traverse_util.flatten_dict(tree, sep="/")
+        new = traverse_util.flatten_dict(tree, sep="/")
+        if both := flat.keys() & new.keys():
+            raise ValueError(f"two trees hold the parameters {sorted(both)[:6]}")
+        flat |= new
     return traverse_util.unflatten_dict(flat, sep="/")

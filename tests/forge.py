@@ -68,6 +68,13 @@ def tensor(held=None, offset=0, size=(2, 3), stride=(3, 1)):
     return call("torch._utils", "_rebuild_tensor_v2", *made)
 
 
+def parameters(held, **state):
+    """A torch.nn.ParameterDict; held: its tensors by their names, or what lies."""
+    made = name("torch.nn.modules.container", "ParameterDict") + b")\x81"
+    whole = {"training": True, "_parameters": held, "_modules": {}, **state}
+    return Ops(made + value(whole) + b"b")
+
+
 def pickled(item):
     return b"\x80\x02" + value(item) + b"."
 

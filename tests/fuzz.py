@@ -21,6 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import forge
 import hostile
+import hostile_msgpack
 import hostile_pickles
 import msgpack
 
@@ -67,7 +68,8 @@ def seeds():
     header += b'"data_offsets":[0,24]}}'
     pickles = [forge.pickled(item) for item, _ in hostile_pickles.ALL.values()]
     pickles = [data for data in pickles if len(data) < 5000]
-    whole = [forge.pickled(lightning()), forge.pickled({"a": forge.tensor()})]
+    words = {"a": forge.tensor(), "b": forge.parameters({"*": forge.tensor()})}
+    whole = [forge.pickled(lightning()), forge.pickled(words)]
     pickles += whole * len(pickles)
     zips = [forge.zipped(), forge.zipped(lightning())] * 10 + _small(hostile.ZIPS)
     return {
@@ -80,7 +82,7 @@ def seeds():
             as_it_is,
         ),
         "header of safetensors": ([header], as_header),
-        "msgpack": ([msgpack.packb(flax)] * 20 + _small(hostile.MSGPACK), as_it_is),
+        "msgpack": ([msgpack.packb(flax)] * 20 + _small(hostile_msgpack.ALL), as_it_is),
         "others": (_small(hostile.OTHERS), as_it_is),
     }
 

@@ -1,10 +1,12 @@
 """Broken and hostile weight files: name -> (bytes, words of the refusal)."""
 
+import io
 import struct
+import zipfile
 
 import forge
+import hostile_msgpack
 import hostile_pickles
-import msgpack
 import numpy as np
 
 WHOLE = forge.zipped()
@@ -38,7 +40,20 @@ def twice(old, new):
     return forge.zipped(storages={"0": forge.SIX, "1": forge.SIX}).replace(old, new)
 
 
+def far(offset):
+    """A member that is said to begin there, by a field of 64 bits."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("a/data.pkl", b"N.")
+        made.filelist[0].header_offset = offset
+    return file.getvalue()
+
+
 ZIPS = {
+    **{
+        f"header at 2^{bits}": (far(2**bits), "'a/data.pkl' after its end")
+        for bits in (20, 32, 62, 63)
+    },
     "cut in half": (WHOLE[: len(WHOLE) // 2], "no directory at its end"),
     "last byte missing": (WHOLE[:-1], "no directory at its end"),
     "only the signature": (b"PK\x03\x04", "no directory at its end"),
@@ -110,7 +125,14 @@ ZIPS = {
         forge.zipped({"a.b": forge.tensor(), "a": {"b": forge.tensor()}}),
         "two arrays are called 'a.b'",
     ),
-    "name of 600 letters": (forge.zipped({"a" * 600: forge.tensor()}), "too long"),
+    "name of 600 letters": (
+        forge.zipped({"a" * 600: forge.tensor()}),
+        "has 600 letters",
+    ),
+    "too many values": (
+        forge.zipped({str(i): 1 for i in range(2**16 + 1)}),
+        "more than 65536 values",
+    ),
     "one storage in thousands": (
         forge.zipped(
             {
@@ -201,80 +223,6 @@ SAFETENSORS = {
 }
 
 
-def packed(tree):
-    return msgpack.packb(tree)
-
-
-def raw(data):
-    """A map of one entry 'a', of these bytes."""
-    return b"\x81\xa1a" + data
-
-
-MSGPACK = {
-    "map of 2^32": (b"\xdf\xff\xff\xff\xff\xa1a", "cut off, or a length"),
-    "map of 65535": (b"\xde\xff\xff\xa1a\x01", "cut off, or a length"),
-    "list of 2^32": (
-        raw(b"\xdd\xff\xff\xff\xff"),
-        "list, or something else of tag 0xdd",
-    ),
-    "text of 4 GB": (raw(b"\xdb\xff\xff\xff\xff"), "more than 16777216 bytes of text"),
-    "extension of 4 GB": (raw(b"\xc9\xff\xff\xff\xff\x01"), "cut off, or a length"),
-    "deep": (b"\x81\xa1a" * 10**5 + b"\x01", "too deep in each other"),
-    "objects": (packed({"a": forge.extension((6,), "object")}), "of 'object', not"),
-    "text as numbers": (packed({"a": forge.extension((6,), "<U1")}), "of '<U1', not"),
-    "wrong product": (packed({"a": forge.extension((7,))}), r"\(7,\) and type float32"),
-    "huge product": (packed({"a": forge.extension((2**40, 2**40))}), "any machine's"),
-    "negative size": (packed({"a": forge.extension((-6,))}), "else than sizes"),
-    "size of text": (packed({"a": forge.extension(("6",))}), "else than sizes"),
-    "more bytes": (packed({"a": forge.extension((5,))}), "has 24 bytes"),
-    "bytes after an array": (
-        packed({"a": msgpack.ExtType(1, forge.extension((6,)).data + b"x")}),
-        "more bytes than its shape",
-    ),
-    "array cut": (
-        packed({"a": msgpack.ExtType(1, forge.extension((6,)).data[:-1]), "b": 1}),
-        "has 24 bytes",
-    ),
-    "not laid out so": (packed({"a": msgpack.ExtType(1, b"\x01")}), "laid out as flax"),
-    "other extension": (packed({"a": msgpack.ExtType(9, b"x")}), "extension 9"),
-    "key twice": (b"\x82\xa1a\x01\xa1a\x01", "key 'a' twice"),
-    "key of a number": (b"\x82\xa1b\x01\x05\x01", "or no text"),
-    "list": (packed({"a": [1, 2]}), "holds a list"),
-    "never used tag": (raw(b"\xc1"), "tag 0xc1"),
-    "cut": (packed({"a": forge.extension((6,))})[:-1], "cut off, or a length"),
-    "goes on": (packed({"a": forge.extension((6,))}) + b"\x00", "goes on after"),
-    "chunks that do not fit": (
-        packed(
-            {
-                "a": {
-                    "__msgpack_chunked_array__": True,
-                    "shape": {"0": 10**9},
-                    "chunks": {"0": forge.extension((6,))},
-                }
-            }
-        ),
-        "chunks that do not fit",
-    ),
-    "chunks of text": (
-        packed(
-            {
-                "a": {
-                    "__msgpack_chunked_array__": True,
-                    "shape": {"0": 6},
-                    "chunks": {"0": "x"},
-                }
-            }
-        ),
-        "chunks that are no arrays",
-    ),
-    "chunks without numbers": (
-        packed({"a": {"__msgpack_chunked_array__": True, "shape": {"x": 6}}}),
-        "chunks without numbers",
-    ),
-    "no arrays": (packed({"a": 1}), "holds no arrays"),
-    "text no UTF-8": (raw(b"\xa1\xff"), "text that is no UTF-8"),
-}
-
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4265380512\n"
 )
@@ -303,7 +251,7 @@ FILES = {
     **{f"zip: {k}": v for k, v in ZIPS.items()},
     **{f"legacy: {k}": v for k, v in LEGACY.items()},
     **{f"safetensors: {k}": v for k, v in SAFETENSORS.items()},
-    **{f"msgpack: {k}": v for k, v in MSGPACK.items()},
+    **{f"msgpack: {k}": v for k, v in hostile_msgpack.ALL.items()},
     **{f"other: {k}": v for k, v in OTHERS.items()},
     **{
         f"legacy pickle: {k}": (forge.legacy(x), s)

@@ -43,7 +43,10 @@ def many_calls(count=400):
     return Ops(text + encode + b"]" + b"h\x03h\x01h\x02\x86Ra" * count)
 
 
-ARRAY = call("numpy.core.multiarray", "_reconstruct", name("numpy", "ndarray"), (0,))
+ARRAY = call(
+    *("numpy.core.multiarray", "_reconstruct"), name("numpy", "ndarray"), (0,), b"b"
+)
+LONG = "x" * 2**22
 PLAIN = (
     call("numpy", "dtype", "f4", False, True)
     + value((3, "<", None, None, None, -1, -1, 0))
@@ -102,6 +105,14 @@ PROGRAMS = {
         "names pytorch_lightning_x.run",
     ),
     "dotted name": (by_stack("os", "path.os.system", TOUCH), "os.path.os.system"),
+    "hook of a ParameterDict": (
+        forge.parameters({}, _backward_hooks={0: call("os", "system", TOUCH)}),
+        "names os.system",
+    ),
+    "neighbour of a ParameterDict": (
+        name("torch.nn.modules.container", "Sequential"),
+        "may run code",
+    ),
     "module of torch": (name("torch.nn.modules.conv", "Conv2d"), "may run code"),
     "calls text": (Ops(value("os.system") + value((TOUCH,)) + b"R"), "calls a str"),
     "calls no tuple": (
@@ -127,6 +138,10 @@ FORGERIES = {
         Ops(value(("module", name("torch", "Tensor"), "x.py", "import os")) + b"Q"),
         "persistent id that is no storage",
     ),
+    "id of a module that runs": (
+        Ops(value(("module", name("os", "system"), "x.py", "import os")) + b"Q"),
+        "names os.system",
+    ),
     "id of a strange kind": (tensor(storage("0", "Tensor")), "kind or size unknown"),
     "id of a path": (tensor(storage("../data.pkl")), "'../data.pkl' is missing"),
     "two kinds": (
@@ -137,6 +152,35 @@ FORGERIES = {
     "storage of a placeholder": (
         tensor(call("omegaconf", "DictConfig")),
         "storage is a Inert",
+    ),
+    "parameters of text": (forge.parameters("x"), "no dict of parameters"),
+    "parameters of nothing": (forge.parameters(None), "no dict of parameters"),
+    "state of a ParameterDict": (
+        set_state(forge.parameters({}), [1]),
+        "no dict of parameters",
+    ),
+    "ParameterDict of arguments": (
+        call("torch.nn.modules.container", "ParameterDict", {"a": tensor()}),
+        "calls torch.nn.modules.container.ParameterDict wrongly",
+    ),
+    "items of a ParameterDict": (
+        Ops(forge.parameters({}) + value("a") + value(1) + b"s"),
+        "of a ParameterDict",
+    ),
+    "ParameterDict of placeholders": (
+        {"state_dict": forge.parameters({"a": call("omegaconf", "DictConfig")})},
+        "state_dict is a ParameterDict",
+    ),
+    "ParameterDict in itself": (
+        {
+            "a": Ops(
+                forge.parameters({})
+                + b"q\x00"
+                + value({"_parameters": {"a": Ops(b"h\x00")}})
+                + b"b"
+            )
+        },
+        "32 deep",
     ),
     "parameter of text": (
         call("torch._utils", "_rebuild_parameter", "x", True, {}),
@@ -154,16 +198,25 @@ FORGERIES = {
         call(
             "numpy.core.multiarray", "_reconstruct", name("numpy", "dtype"), (0,), b"b"
         ),
-        "of class 'other'",
+        "of another class than ndarray",
+    ),
+    "array of a long state": (set_state(ARRAY, LONG), "no short tuple"),
+    "dtype of a long state": (set_state(PLAIN, LONG), "no short tuple"),
+    "array of a shape of text": (
+        set_state(ARRAY, (1, LONG, Ops(PLAIN), False, b"")),
+        "no list of at most",
+    ),
+    "byte order of a deep tuple": (
+        set_state(PLAIN, (3, deep(b"\x85", b")"), None, None, None)),
+        "byte order is none",
+    ),
+    "encoding of a deep tuple": (
+        call("_codecs", "encode", "x", deep(b"\x85", b")")),
+        "otherwise than as latin1",
     ),
     "array without numbers": (
         set_state(
-            Ops(
-                call(
-                    *("numpy.core.multiarray", "_reconstruct"),
-                    *(name("numpy", "ndarray"), (0,), b"b"),
-                )
-            ),
+            ARRAY,
             (1, (2,), Ops(PLAIN), False, [1, 2]),
         ),
         "without plain numbers",
@@ -189,7 +242,11 @@ SHAPES = {
     "other rank": (tensor(None, 0, (2, 3), (1,)), "no sizes"),
     "rank 1000": (tensor(None, 0, (1,) * 1000, (0,) * 1000), "at most 32"),
     "size of text": (tensor(None, 0, "23", "31"), "no list of at most"),
-    "strides of nothing": (tensor(None, 0, (2, 3), None), "wrongly"),
+    "strides of nothing": (tensor(None, 0, (2, 3), None), "no sizes"),
+    "strides of a long text": (tensor(None, 0, (2, 3), LONG), "no sizes"),
+    "strides of a dict": (tensor(None, 0, (1,), {1: 1}), "no sizes"),
+    "size of a long text": (call("torch", "Size", LONG), "no list of at most"),
+    "size of 1000": (call("torch", "Size", [1] * 1000), "no list of at most"),
     "numel of 2^62": (tensor(storage("0", "FloatStorage", 2**62)), "kind or size"),
     "negative numel": (tensor(storage("0", "FloatStorage", -6)), "kind or size"),
     "view outside": (
@@ -237,3 +294,7 @@ GROWTH = {
 }
 
 ALL = PROGRAMS | FORGERIES | SHAPES | GROWTH
+LONG_ONES = (
+    *("array of a long state", "dtype of a long state", "array of a shape of text"),
+    *("strides of a long text", "size of a long text"),
+)

@@ -1,6 +1,7 @@
 """Mistakes of a user: told in words, before anything is allocated, exit code 2."""
 
 import json
+import re
 
 import commands
 import jax
@@ -116,7 +117,7 @@ def test_a_first_stage_that_was_not_measured_is_refused(c, tmp_path):
     params, config, _ = own.load_weights(c.first_stage.weights)
     own.save_weights(path, params, config, {})
     c.first_stage.weights = str(path)
-    with pytest.raises(ValueError, match="has no measured scale: write it with"):
+    with pytest.raises(ValueError, match="has no scale: write it with"):
         runs.prepare(c, tmp_path)
 
 
@@ -175,7 +176,7 @@ def test_what_cannot_be_sampled_from_is_refused(c, stage, tmp_path):
         generation.load(c, tmp_path, stage)
     with pytest.raises(ValueError, match="'autoencoder' does not sample"):
         generation.load(tiny_autoencoder.get_config(), tmp_path)
-    with pytest.raises(ValueError, match="holds no diffusion model by ldm_jax.export"):
+    with pytest.raises(ValueError, match="holds no diffusion model of ldm_jax"):
         generation.load(c, weights=stage)
     with pytest.raises(ValueError, match="'dimm' is not one of"):
         generation.load(c, tmp_path, overrides={"sampler": "dimm"})
@@ -245,6 +246,21 @@ def test_a_truncated_weights_file_is_told(stage, tmp_path):
     assert code == 2, printed
     assert "Traceback" not in printed
     assert f"{short} is not a whole safetensors file" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("train", ("config", "workdir", "distributed", "debug")),
+        ("inspect_data", ("config", "out", "debug")),
+        ("convert", ("config", "from", "debug")),
+        ("fetch", ("archive", "debug")),
+    ],
+)
+def test_help_shows_the_flags_that_commands_share(command, names):
+    _, printed = commands.run(f"ldm_jax.{command}", "--help")
+    for name in names:
+        assert re.search(rf"^  --(\[no\])?{name}:", printed, re.MULTILINE), name
 
 
 def test_debug_shows_where(tmp_path):

@@ -114,9 +114,9 @@ def test_a_later_token_changes_nothing_before_it(params, tokens):
 
 
 def test_what_fills_up_is_the_encoders_own(params, tokens):
-    """Whatever follows the first end, it is read as `pad`."""
+    """The ends after the last word's are read as `pad`."""
     other = tokens.copy()
-    other[0, END + 1 :] = np.arange(77 - END - 1)
+    other[0, END + 1 :] = 0
     plain, pooled = encode(params, tokens)
     found, again = encode(params, other)
     np.testing.assert_array_equal(found, plain)
@@ -130,8 +130,38 @@ def test_what_fills_up_is_the_encoders_own(params, tokens):
     np.testing.assert_allclose(found[2], plain[2], atol=1e-6)  # a full one has no pad
 
 
+@pytest.mark.parametrize("encoder", [QUICK, OPEN], ids=["quick", "open"])
+def test_what_follows_an_end_that_the_text_names_is_read(params, tokens, encoder):
+    """As in the originals; the pooled text is at the first end all the same."""
+    named = tokens.copy()
+    named[0, 3:5] = clip.END
+    read = named.copy()
+    read[0, END + 1 :] = read[1, 2:] = encoder.pad
+    whole = numpy_layers.layer_norm(
+        numpy_layers.double(params["norm_out"]),
+        written_out(params, read, encoder)[-1],
+    )
+    sequence, pooled = encode(params, named, encoder)
+    np.testing.assert_allclose(sequence, whole, atol=2e-4)
+    if encoder is OPEN:
+        kernel = np.asarray(params["projection"]["kernel"], np.float64)
+        np.testing.assert_allclose(
+            pooled, whole[range(3), [3, 1, 76]] @ kernel, atol=2e-4
+        )
+
+
+def test_only_the_end_of_a_row_is_filled():
+    e, p = clip.END, 0
+    rows = np.array(
+        [[1, e, 2, e, e, e], [e] * 6, [1, 2, 3, 4, 5, e], [1, 2, e, e, 3, 4]]
+    )
+    want = [[1, e, 2, e, p, p], [e, *[p] * 5], [1, 2, 3, 4, 5, e], [1, 2, e, e, 3, 4]]
+    np.testing.assert_array_equal(clip.filled(rows, p), want)
+    assert clip.filled(rows, clip.END) is rows
+
+
 def test_the_pooled_text_is_at_the_first_end(params, tokens):
-    """A second end is filling; to move the first one moves the pooled text."""
+    """Wherever another one is: to move the first one moves the pooled text."""
     earlier = tokens.copy()
     earlier[2, 40] = clip.END
     _, plain = encode(params, tokens)

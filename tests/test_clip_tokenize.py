@@ -112,11 +112,24 @@ def test_a_caption_of_75_pieces_fits_and_76_are_told(clip):
     assert row.tolist() == [START, *[CAT] * 75, END]
     text = "cat " * 75 + "Owl, fox"
     said = "caption has 78 pieces, 75 fit; cut: 'Owl, fox'"
-    with pytest.raises(ValueError, match=f"{said}. Shorten it or raise the text"):
+    more = "Shorten it or raise the text length to 154"
+    with pytest.raises(ValueError, match=f"{said}. {more}"):
         clip([text])
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=f"{said}; a length of 154 takes more$"):
         cut = tokenizer(on_long="warn")([text])[0]
     np.testing.assert_array_equal(cut, row)
+
+
+def test_the_length_that_is_named_is_enough():
+    """Also where chunks end early: their rest is told to fit."""
+    text = f"{LONG}, " * 40
+    with pytest.warns(UserWarning) as told:
+        tokenizer(on_long="warn")([text])
+    length = int(str(told[0].message).split()[-3])
+    assert length > 154 and length % 77 == 0
+    tokenizer(length)([text])
+    with pytest.raises(ValueError, match=f"raise the text length to {length}"):
+        tokenizer(length - 77)([text])
 
 
 def test_what_is_cut_of_weighted_and_mended_text_is_named():
@@ -235,6 +248,13 @@ def test_own_words_become_their_numbers(cleaning):
     np.testing.assert_array_equal(weights[0, :5], [1, 1.5, 1.5, 1.5, 1])
 
 
+def test_a_colon_in_a_word_is_text():
+    own = tokenizer(words={"style:one": (49408,), "<a:b>": (49409,)})
+    rows, weights = own.emphasis(["style:one (style:one:1.5) (<a:b>)"])
+    assert ids(rows[0]) == [49408, 49408, 49409]
+    np.testing.assert_allclose(weights[0, 1:4], [1, 1.5, 1.1])
+
+
 def test_own_words_stand_alone():
     own, plain = tokenizer(words=WORDS), tokenizer()
     texts = ["sksx", "xsks", "sks2", "my_sks_style", "sks_styles", "a<cat-toy>", "cat"]
@@ -256,6 +276,12 @@ def test_a_word_of_several_vectors_stays_in_a_chunk():
         ({"sks": (320,)}, r"'sks': its numbers \(320,\) are not 49408"),
         ({"sks": (49408,), "SKS": (49409,)}, "'SKS' is there twice"),
         ({"a&amp;b": (49408,)}, "'a&amp;b' is never found: 'a&b' is read"),
+        ({"(a": (49408,)}, r"'\(a' is never found in prompts: its brackets"),
+        ({"a)": (49408,)}, r"'a\)' is never found in prompts"),
+        ({"a[b]": (49408,)}, r"'a\[b\]' is never found in prompts"),
+        ({"a\\": (49408,)}, "is never found in prompts"),
+        ({"a:1.2": (49408,)}, "'a:1.2' is never found in prompts"),
+        ({"a:.": (49408,)}, "'a:.' is never found in prompts"),
     ],
 )
 def test_bad_words_are_named(words, said):
@@ -268,7 +294,7 @@ def test_bad_words_are_named(words, said):
     [
         ({"length": 76}, "length 76 is no multiple of 77"),
         ({"length": 0}, "length 0 is no multiple of 77"),
-        ({"on_long": "cut"}, "on_long is 'raise' or 'warn'"),
+        ({"on_long": "cut"}, "on_long is 'raise', 'warn' or 'once'"),
         ({"cleaning": "nfd"}, "'nfd' is not one of nfc, ftfy"),
     ],
 )

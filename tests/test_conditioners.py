@@ -201,6 +201,9 @@ def test_what_does_not_fit_is_told():
         make(encoders=("clip_tiny",), **alone)
     with pytest.raises(ValueError, match="did you mean 'openclip_tiny'"):
         make(encoders=("openclip_tny",), **alone)
+    short = "cond_stage.skip 2 must be less than the depth of 'clip_tiny', .* 2 blocks"
+    with pytest.raises(ValueError, match=short):
+        make(skip=(2, 0))
     with pytest.raises(ValueError, match="did you mean 'crop'"):
         make(micro=("crops",))
 

@@ -1,5 +1,6 @@
 import helpers
 import pytest
+import tiny_stable_diffusion
 
 from ldm_jax import config, config_rules
 
@@ -96,7 +97,7 @@ BROKEN = {
     "first_stage.attention (0,) must have one entry for each level": {
         "first_stage": dict(attention=(0,)),
     },
-    "data.batch_size 4 must divide by train.accumulate 3": {
+    "data.batch_size 4 must be a multiple of train.accumulate 3": {
         "train": dict(accumulate=3),
     },
     "train.accumulate is 0, it must be at least 1": {"train": dict(accumulate=0)},
@@ -134,23 +135,44 @@ BROKEN = {
     "exactly one of unet.heads 0 and unet.head_channels 0 must be 0": {
         "unet": dict(head_channels=0),
     },
-    "unet width 8 (channels times 1) must divide by 3 (unet.heads)": {
+    "unet width 8 (channels times 1) must be a multiple of 3 (unet.heads)": {
         "unet": dict(heads=3, head_channels=0),
     },
-    "unet width 8 (channels times 1) must divide by 16 (unet.head_channels)": {
+    "unet width 8 (channels times 1) must be a multiple of 16 (unet.head_channels)": {
         "unet": dict(head_channels=16),
     },
-    "unet.channels 8 times 1 of unet.mult must divide by unet.groups 3": {
+    "unet.channels 8 times 1 of unet.mult must be a multiple of unet.groups 3": {
         "unet": dict(groups=3),
     },
-    "first_stage.channels 6 times 1 of first_stage.mult must divide": {
+    "first_stage.channels 6 times 1 of first_stage.mult must be a multiple of": {
         "first_stage": dict(channels=6),
     },
-    "data.image_size 17 must divide by the first stage's factor 2": {
-        "data": dict(image_size=17),
-    },
-    "the latent's size 9 (data.image_size over the first stage's factor)": {
+    "data.image_size 17 must be a multiple of 4 for this model (first stage factor 2, "
+    "UNet levels 2); the nearest are 16 and 20": {"data": dict(image_size=17)},
+    "data.image_size 18 must be a multiple of 4 for this model": {
         "data": dict(image_size=18),
+    },
+    "the nearest is 4": {"data": dict(image_size=3)},
+    "cond_stage.encoders ('clip_l',) does nothing where cond_stage.kind is 'text', "
+    "only where it is 'clip': it must be ()": {
+        "cond_stage": dict(encoders=("clip_l",)),
+    },
+    "cond_stage.skip (1,) does nothing": {"cond_stage": dict(skip=(1,))},
+    "cond_stage.final_norm (True,) does": {"cond_stage": dict(final_norm=(True,))},
+    "cond_stage.micro ('crop',) does nothing": {"cond_stage": dict(micro=("crop",))},
+    "cond_stage.cleaning 'ftfy' does nothing where cond_stage.kind is 'text', only "
+    "where it is 'clip': it must be 'nfc'": {"cond_stage": dict(cleaning="ftfy")},
+    "cond_stage.classes 9 does nothing where cond_stage.kind is 'text', only where it "
+    "is 'label' or 'segmentation': it must be 0": {"cond_stage": dict(classes=9)},
+    "cond_stage.stages 1 does nothing where cond_stage.kind is 'label', only where it "
+    "is 'segmentation' or 'low_res'": {
+        "cond_stage": dict(kind="label", classes=9, stages=1),
+    },
+    "cond_stage.pooled True does nothing where cond_stage.kind is 'label'": {
+        "cond_stage": dict(kind="label", classes=9, pooled=True),
+    },
+    "cond_stage.null_tokens is empty: where cond_stage.kind is 'text'": {
+        "cond_stage": dict(null_tokens=()),
     },
     "unet.out_channels 3 must equal first_stage.embed_channels 4": {
         "unet": dict(out_channels=3),
@@ -167,6 +189,51 @@ BROKEN = {
         "optim": dict(warmup_steps=-1),
     },
 }
+
+
+BROKEN_CLIP = {
+    "cond_stage.encoders is empty": dict(encoders=()),
+    "cond_stage.encoders ('clip_l', 'clip_l') must differ from each other": dict(
+        encoders=("clip_l", "clip_l")
+    ),
+    "cond_stage.encoders (1, 2) must hold nothing but str": dict(encoders=(1, 2)),
+    "cond_stage.micro (1,) must hold nothing but str": dict(micro=(1,)),
+    "cond_stage.skip (1, 1.0) must hold nothing but int": dict(skip=(1, 1.0)),
+    "cond_stage.skip (True, 1) must hold nothing but int": dict(skip=(True, 1)),
+    "cond_stage.skip (1, -1) must be 0 or more": dict(skip=(1, -1)),
+    "cond_stage.skip (1,) must have one entry for each of": dict(skip=(1,)),
+    "cond_stage.final_norm (0, 1) must hold nothing but bool": dict(final_norm=(0, 1)),
+    "cond_stage.classes 9 does nothing": dict(classes=9),
+    "cond_stage.cleaning 'nfd' must be 'nfc' or 'ftfy'": dict(cleaning="nfd"),
+}
+
+
+@pytest.mark.parametrize("words", BROKEN_CLIP)
+def test_the_knobs_of_clip_are_held_to_their_rules(words):
+    c = tiny_stable_diffusion.get_config("xl-base")
+    c.cond_stage.update(BROKEN_CLIP[words])
+    with pytest.raises(ValueError) as caught:
+        config.check(c)
+    assert words in str(caught.value)
+
+
+def test_the_nearest_sizes_are_named():
+    c = config.latent_diffusion()
+    c.first_stage.update(mult=(1, 2, 4, 4), attention=(0, 0, 0, 0))
+    c.unet.update(mult=(1, 2, 4, 4), depths=(1, 1, 1, 0))
+    c.data.image_size = 520
+    with pytest.raises(ValueError) as caught:
+        config.check(c)
+    assert str(caught.value) == (
+        "data.image_size 520 must be a multiple of 64 for this model (first stage "
+        "factor 8, UNet levels 4); the nearest are 512 and 576"
+    )
+    stage = helpers.tiny_autoencoder_config()
+    stage.data.image_size = 33
+    with pytest.raises(
+        ValueError, match=r"of 2 for this model \(first stage factor 2\)"
+    ):
+        config.check(stage)
 
 
 @pytest.mark.parametrize("words", BROKEN)

@@ -83,14 +83,14 @@ def test_nothing_given_changes_nothing(model):
 VECTORS = np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)
 
 
-def torch_file(vectors):
-    """As textual inversion's own code saves it, with its other numbers."""
+def torch_file(vectors, container):
+    """A torch file with its other numbers; container: what holds the vectors."""
     count, width = vectors.shape
     held = forge.storage("0", "FloatStorage", vectors.size)
     there = forge.tensor(held, 0, (count, width), (width, 1))
     item = {
         "string_to_token": {"*": 265},
-        "string_to_param": {"*": there},
+        "string_to_param": container({"*": there}),
         "name": "word",
         "step": 500,
     }
@@ -103,7 +103,8 @@ FILES = {
     "half precision": safetensors.numpy.save(
         {"<word>": VECTORS.astype(np.float16), "step": np.zeros(1, np.int64)}
     ),
-    "textual inversion's code": torch_file(VECTORS),
+    "textual inversion's code": torch_file(VECTORS, forge.parameters),
+    "the first web UI": torch_file(VECTORS, dict),
 }
 
 

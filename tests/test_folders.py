@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ldm_jax.weights import folders, tensors
+from ldm_jax.weights import folders, strict_json, tensors
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -16,6 +16,9 @@ INDEX = {
     "scheduler": ["diffusers", "PNDMScheduler"],
     "safety_checker": [None, None],
 }
+
+
+ALL = ("", "unet", "vae", "text_encoder", "controlnet")
 
 
 def write(path, content):
@@ -54,8 +57,7 @@ def root(tmp_path):
 
 
 def test_components_by_their_names(root):
-    found = folders.open_folder(root)
-    assert found.index == INDEX
+    found = folders.open_folder(root, only=ALL)
     assert {name: source.format for name, source in found.components.items()} == {
         "unet": "safetensors",
         "text_encoder": "safetensors",
@@ -67,16 +69,23 @@ def test_components_by_their_names(root):
     assert found.configs["scheduler"] == {"beta_end": 0.012}
 
 
-def test_only_what_is_wanted_is_opened(root):
+def test_only_what_is_wanted_and_there_is_opened(root):
     write(root / "vae/diffusion_pytorch_model.bin", b"broken")
-    assert list(folders.open_folder(root, only=["unet"]).components) == ["unet"]
-    with pytest.raises(FileNotFoundError, match="no text_encoder_2/config.json"):
-        folders.open_folder(root, only=["text_encoder_2"])
+    found = folders.open_folder(root, only=["unet", "text_encoder_2"])
+    assert list(found.components) == ["unet"] and "vae" in found.configs
+    assert folders.open_folder(root).components == {}
+
+
+def test_each_json_is_parsed_once(root, monkeypatch):
+    read, files = strict_json.read, []
+    monkeypatch.setattr(strict_json, "read", lambda p: files.append(p) or read(p))
+    found = folders.open_folder(root, only=ALL)
+    assert len(files) == len(set(files)) == len(found.configs) == 5
 
 
 def test_a_component_by_itself(root):
-    found = folders.open_folder(root / "unet")
-    assert found.configs == {"": {"in": "unet"}} and found.index == {}
+    found = folders.open_folder(root / "unet", only=ALL)
+    assert found.configs == {"": {"in": "unet"}}
     assert found.components[""].tensors["a"].read() == 1
 
 
@@ -84,8 +93,29 @@ def test_a_variant_is_taken_when_asked_for(root):
     found = folders.open_folder(root, variant="fp16", only=["unet"])
     assert found.components["unet"].tensors["a"].read() == 2
     said = r"vae has no weights: expected one of .*variant 'fp16'; it has diffusion_py"
-    with pytest.raises(FileNotFoundError, match=said):
+    with pytest.raises(FileNotFoundError, match=said + ".*: leave --variant out$"):
         folders.open_folder(root, variant="fp16", only=["vae"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.fp16.bin",
+        "diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+    ],
+)
+def test_a_variant_that_would_do_is_told(root, name):
+    (root / "vae/diffusion_pytorch_model.bin").rename(root / "vae" / name)
+    said = rf"vae has no weights: .*; it has {name}: add --variant=fp16$"
+    with pytest.raises(FileNotFoundError, match=said):
+        folders.open_folder(root, only=["vae"])
+
+
+def test_other_files_are_told_without_a_hint(root):
+    (root / "vae/diffusion_pytorch_model.bin").rename(root / "vae/ema.fp16.bin")
+    with pytest.raises(FileNotFoundError, match=r"; it has ema\.fp16\.bin$"):
+        folders.open_folder(root, only=["vae"])
 
 
 @pytest.fixture
@@ -102,12 +132,33 @@ def shards(tmp_path):
 
 
 def test_shards_are_merged(shards):
-    source = folders.open_folder(shards).components[""]
+    source = folders.open_folder(shards, only=ALL).components[""]
     assert {k: float(t.read()) for k, t in source.tensors.items()} == dict(
         a=1, b=2, c=3
     )
-    assert source.format == "safetensors, 2 files"
+    assert source.format == "safetensors"
     assert source.path.name == "diffusion_pytorch_model.safetensors.index.json"
+    assert source.files == tuple(sorted(shards.glob("*-of-*")))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"b": None}, r"does not list 1 arrays of \S*00001-of-00002.safetensors, .* b"),
+        ({"a": None, "b": None, "c": 0}, "'c' is not in"),
+        ({"c": 1, "d": 0}, "'d' is not in"),
+    ],
+)
+def test_an_index_lists_all_arrays_of_its_files(shards, change, said):
+    index = shards / "diffusion_pytorch_model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    files = [weight_map["a"], weight_map["c"]]
+    weight_map |= {n: files[i] for n, i in change.items() if i is not None}
+    weight_map = {n: f for n, f in weight_map.items() if change.get(n, 0) is not None}
+    write(index, {"weight_map": weight_map})
+    with pytest.raises(tensors.Refused, match=said) as error:
+        folders.open_folder(shards, only=ALL)
+    assert str(index) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +182,7 @@ def test_a_broken_index_is_named(shards, weight_map, said):
     index = shards / "diffusion_pytorch_model.safetensors.index.json"
     write(index, {"weight_map": weight_map})
     with pytest.raises((tensors.Refused, FileNotFoundError), match=said) as error:
-        folders.open_folder(shards)
+        folders.open_folder(shards, only=ALL)
     assert str(index) in str(error.value)
 
 
@@ -145,14 +196,7 @@ def test_a_broken_index_is_named(shards, weight_map, said):
 def test_a_missing_file_is_named(root, remove, said):
     (root / remove).unlink()
     with pytest.raises(FileNotFoundError, match=said):
-        folders.open_folder(root)
-
-
-def test_a_missing_component_is_named(root):
-    write(root / "model_index.json", {**INDEX, "vqvae": ["diffusers", "VQModel"]})
-    with pytest.raises(FileNotFoundError, match="lists 'vqvae', but there is no such"):
-        folders.open_folder(root)
-    assert list(folders.open_folder(root, only=["unet"]).components) == ["unet"]
+        folders.open_folder(root, only=ALL)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,8 @@ def test_the_folder_holds_pictures_sheet_and_manifest(model, five, tmp_path):
     for i, (row, x) in enumerate(zip(rows, five, strict=True)):
         assert row["file"] == names[i] and row["prompt"] == PROMPTS[i]
         assert row["seed"] == 0 and row["index"] == i
-        assert row["settings"] == model.config.sample.to_dict()
+        size = {"image_size": model.config.data.image_size}
+        assert row["settings"] == model.config.sample.to_dict() | size
         assert re.fullmatch(r"[0-9a-f]{12} \(.*run step 3\)", row["weights"])
         with Image.open(tmp_path / "out" / row["file"]) as image:
             np.testing.assert_array_equal(image, pictures.to_uint8(x))

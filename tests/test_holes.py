@@ -43,20 +43,26 @@ def test_files_are_read_and_gray_is_told_apart(c, files):
 
 
 def test_the_middle_square_is_taken_and_resized(c, tmp_path):
-    """Of 64x32 the columns 16 to 47, each pixel the mean of four."""
+    """Of 64x32 the columns 16 to 47, each pixel the mean of four; of both alike."""
     wide = np.zeros((32, 64, 3))
     wide[:, 16:32, 0] = 200
     wide[:, 32:48, 1] = 100
     wide[:, :16] = wide[:, 48:] = 255
     image = save(tmp_path / "wide.png", wide)
-    hole = np.zeros((64, 32))
-    hole[16:32] = 255
-    mask = save(tmp_path / "high.png", hole)
+    hole = np.zeros((32, 64))
+    hole[:16] = 255
+    mask = save(tmp_path / "hole.png", hole)
     found = holes.read(c, image, mask)
     np.testing.assert_array_equal(found["image"][:, 0], [[200, 0, 0]] * 16)
     np.testing.assert_array_equal(found["image"][:, -1], [[0, 100, 0]] * 16)
     np.testing.assert_array_equal(found["mask"][:8], np.ones((8, 16)))
     np.testing.assert_array_equal(found["mask"][8:], np.zeros((8, 16)))
+
+
+def test_another_size_than_the_mask_is_refused(c, files, tmp_path):
+    high = save(tmp_path / "high.png", np.zeros((64, 32)))
+    with pytest.raises(ValueError, match="high.png is .32, 64.: they must have one"):
+        holes.read(c, files[0], high)
 
 
 def test_a_picture_of_another_kind_is_turned_into_rgb(c, files, tmp_path):
@@ -108,11 +114,14 @@ def squares(monkeypatch):
     monkeypatch.setitem(autoencoder.FIRST_STAGES, "kl", Squares)
 
 
+NO_CLIP = dict(encoders=(), skip=(), final_norm=())
+
+
 def of_kind(inpaint):
     c = tiny_stable_diffusion.get_config("v1-inpainting").copy_and_resolve_references()
     c.cond_stage.inpaint = inpaint
     if inpaint == "ldm":  # LDM's own says nothing else
-        c.cond_stage.update(kind="none", drop=0.0)
+        c.cond_stage.update(kind="none", drop=0.0, **NO_CLIP)
         c.sample.scale = 1.0
     return config_lib.check(c)
 
@@ -183,7 +192,7 @@ def test_the_unet_takes_the_planes():
 
 def test_planes_of_two_kinds_are_refused():
     c = of_kind("sd").copy_and_resolve_references()
-    c.cond_stage.update(kind="low_res", stages=1, drop=0.0)
+    c.cond_stage.update(kind="low_res", stages=1, drop=0.0, **NO_CLIP)
     c.sample.scale = 1.0
     with pytest.raises(ValueError, match="both take the planes"):
         config_lib.check(c)

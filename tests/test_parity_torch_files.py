@@ -78,6 +78,17 @@ def test_parameters_with_attributes(saved):
     saved({"a": parameter}, {"a": parameter})
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_words_of_textual_inversion(saved, count):
+    """As their code saves it: a module, torch's own dict of parameters."""
+    rows = torch.arange(8.0 * count).reshape(count, 8)
+    words = torch.nn.ParameterDict({"*": torch.nn.Parameter(rows)})
+    words["second"] = torch.nn.Parameter(rows.T, requires_grad=False)
+    tree = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": words}
+    flat = {f"string_to_param.{name}": tensor for name, tensor in words.items()}
+    saved(tree, flat | {"string_to_token.*": torch.tensor(265)})
+
+
 def test_the_state_of_a_module(saved):
     torch.manual_seed(0)
     net = torch.nn.Sequential(

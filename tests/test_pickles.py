@@ -115,7 +115,9 @@ def test_a_short_buffer_is_an_error():
         pickles.loads(data.replace(b"K\x06\x85", b"K\x07\x85"))
 
 
-@pytest.mark.parametrize("name", ["=2", "2f4", "f4,f4", "(2,)f4", b"f4", "f32", "f1", ""])
+@pytest.mark.parametrize(
+    "name", ["=2", "2f4", "f4,f4", "(2,)f4", b"f4", "f32", "f1", ""]
+)
 def test_a_dtype_is_told_by_kind_and_bytes_alone(name):
     """Numpy parses other names as expressions."""
     data = pickle.dumps(Calls(np.dtype, name), 3)
@@ -126,5 +128,5 @@ def test_a_dtype_is_told_by_kind_and_bytes_alone(name):
 def test_a_byte_order_is_one_of_four():
     state = (3, "S", None, None, None, -1, -1, 0)
     data = pickle.dumps(Calls(np.dtype, "f4", False, True, state=state), 3)
-    with pytest.raises(pickles.Refused, match="byte order 'S'"):
+    with pytest.raises(pickles.Refused, match="byte order is none"):
         pickles.loads(data)

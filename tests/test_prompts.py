@@ -1,6 +1,7 @@
 """The arrays that prompts become, for captions of every kind."""
 
 import types
+import warnings
 
 import helpers
 import numpy as np
@@ -9,6 +10,7 @@ import tiny_stable_diffusion
 
 from ldm_jax import inputs
 from ldm_jax import prompts as prompts_lib
+from ldm_jax.data import tokenize
 from ldm_jax.models import clip
 
 NAMES = {"tokens", "emphasis", "negative_tokens", "negative_emphasis"}
@@ -81,6 +83,7 @@ def test_a_long_prompt_is_cut_or_given_room():
     prompts_lib.arrays(model(), [long, long], warn=said.append)
     (words,) = said
     assert "100 pieces, 75 fit" in words
+    assert words.endswith("; a length of 154 takes more")
     said.clear()
     found = prompts_lib.arrays(model(length=154), [long], warn=said.append)
     assert said == [] and found["tokens"].shape == (1, 154)
@@ -115,6 +118,15 @@ def test_word_pieces_have_no_emphasis():
     assert np.any(found["tokens"] != found["negative_tokens"])
 
 
+def test_no_text_at_all_is_of_clip_alone():
+    """Word pieces without null tokens have no row that says nothing."""
+    told = types.SimpleNamespace(config=helpers.tiny_config(), words=())
+    told.config = told.config.copy_and_resolve_references()
+    told.config.cond_stage.null_tokens = ()
+    found = prompts_lib.arrays(told, ["a fox"])
+    assert np.all(found["negative_tokens"] >= 0)
+
+
 def test_a_model_without_captions_takes_none():
     told = types.SimpleNamespace(config=helpers.tiny_config(), words=())
     told.config = told.config.copy_and_resolve_references()
@@ -126,6 +138,32 @@ def test_a_model_without_captions_takes_none():
 def test_a_bad_weight_is_told_with_its_prompt():
     with pytest.raises(ValueError, match="is no weight, in '.*1.2.3"):
         prompts_lib.arrays(model(), ["a (fox:1.2.3)"])
+
+
+@pytest.fixture
+def not_yet_told():
+    tokenize._warn_once.cache_clear()
+    yield
+    tokenize._warn_once.cache_clear()
+
+
+def test_long_captions_of_training_are_cut_and_told_once(not_yet_told):
+    prepare = inputs.prepare(model().config)
+    long = [f"a {color} fox, " * 25 for color in ("red", "blue", "teal")]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        rows = [prepare({"caption": text})["tokens"] for text in long]
+    (warning,) = told
+    assert "more than 75 pieces are cut" in str(warning.message)
+    assert "cond_stage.length" in str(warning.message)
+    np.testing.assert_array_equal(rows[0], tokens("a red fox, " * 18 + "a red fox"))
+    assert all(row[-1] == clip.END and row[-2] != clip.END for row in rows)
+
+
+def test_long_captions_of_word_pieces_end_training():
+    prepare = inputs.prepare(helpers.tiny_config())
+    with pytest.raises(ValueError, match="22 fit; cut: .*raise the text length$"):
+        prepare({"caption": "a red fox " * 8})
 
 
 def test_training_examples_are_told_the_same_sizes():

@@ -176,14 +176,15 @@ def test_the_average_is_read_when_it_is_asked_for():
 def folder(name):
     """(Opened, the name of the config that goes with it) of a folder."""
     components, scheduler, config = FOLDERS[name]
-    configs = {"scheduler": listed.config(f"diffusers/scheduler-{scheduler}")}
+    told = listed.config(f"diffusers/scheduler-{scheduler}")
+    configs = {"scheduler": {"prediction_type": "epsilon"} | told}
     sources = {}
     for component, of in components.items():
         told = of.removesuffix("-old-attention")
         configs[component] = listed.config(f"diffusers/{told}")
         there = source(f"diffusers/{of}")
         sources[component] = opening.modern(there, component)
-    found = detection.of_folder(configs, {"safetensors"})
+    found = detection.of_folder(configs, False)
     return opening.Opened(PATH, sources, found), config
 
 
@@ -197,7 +198,7 @@ def test_a_folder_is_told_and_read_whole(name):
             want.cond_stage.update(encoders=("openclip_h_23",), skip=(0,))
         assert config == want
     else:
-        with pytest.raises(ValueError, match="name one with --config"):
+        with pytest.raises(ValueError, match="name it with --config"):
             opening.config_of(opened)
         config = released_configs.model("celeba256")
     plan = opening.plan(opened, config)
@@ -219,8 +220,8 @@ def test_text_encoders_of_transformers_5_lack_a_level(name):
 
 def test_flax_is_another_layout():
     configs = {"unet": listed.config("diffusers/unet-sd1")}
-    assert detection.of_folder(configs, {"flax msgpack"}).layout == "flax"
-    assert detection.of_folder(configs, {"safetensors"}).layout == "diffusers"
+    assert detection.of_folder(configs, True).layout == "flax"
+    assert detection.of_folder(configs, False).layout == "diffusers"
 
 
 def test_a_controlnet_is_read_alone_and_beside_its_base():
@@ -274,14 +275,14 @@ def test_version_2_is_told_by_its_step_or_not_at_all():
 def test_other_input_channels_are_not_guessed():
     first = f"{detection.UNET}input_blocks.0.0.weight"
     for name, channels, words in (
-        ("sd/sd1", 8, "no config has 8 input channels"),
+        ("sd/sd1", 8, "no config is known"),
         ("sd/sd2", 9, "no config is known"),
     ):
         held = {**source(name).tensors, first: tensor((320, channels, 3, 3))}
         found = detection.of_file(held, {"global_step": 875_000})
         assert found.config == "" and words in found.hint
     told = {**listed.config("diffusers/unet-sd1"), "cross_attention_dim": 512}
-    assert detection.of_folder({"unet": told}, {"safetensors"}).config == ""
+    assert detection.of_folder({"unet": told}, False).config == ""
 
 
 def test_a_file_of_something_else_is_told_by_its_names():

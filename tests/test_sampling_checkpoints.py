@@ -70,23 +70,26 @@ def assert_refused(cases, told):
 def converted(files, tmp_path_factory):
     """The folder of our own that `ldm_jax.convert` makes of the SDXL file."""
     out = tmp_path_factory.mktemp("converted") / "xl"
-    there = out.parent / "there"
+    there, new = out.parent / "there", out.parent / "new"
     there.mkdir()
     xl, told = f"--from={files['xl-base']}", f"--config={CONFIG}:xl-base"
     wrong = {
-        (f"--from={files['v2-v']}", f"--to={out}"): "stable_diffusion.py:v2 or :v2-v",
-        (f"--from={files['corrupt']}", f"--to={out}"): str(files["corrupt"]),
+        (f"--from={files['v2-v']}", f"--to={new}"): "stable_diffusion.py:v2 or :v2-v",
+        (f"--from={files['corrupt']}", f"--to={new}"): str(files["corrupt"]),
         (xl, f"--to={there}", told, "--layout=diffusers"): f"{there} exists",
         (xl, f"--to={there}", told, "--layout=original"): "one .safetensors file",
-        (xl, f"--to={out}", told, "--average"): "does not hold the averaged weights",
-        (xl, f"--to={out}", f"--config={CONFIG}:v1"): "Stable Diffusion XL, base: ",
-        (f"--from={there}", f"--to={out}"): "no diffusers folder",
-        (f"--from={out}.ckpt", f"--to={out}"): f"no weights file {out}.ckpt",
+        (xl, f"--to={new}", told, "--average"): "does not hold the averaged weights",
+        (xl, f"--to={new}", f"--config={CONFIG}:v1"): "Stable Diffusion XL, base",
+        (f"--from={there}", f"--to={new}"): "no diffusers folder",
+        (
+            f"--from={out}.ckpt",
+            f"--to={new}",
+        ): f"no file or folder {out}.ckpt; nothing is",
     }
     good = (xl, f"--to={out}", told)
     (code, printed), *others = calls("ldm_jax.convert", [good, *wrong])
     assert code is None, printed
-    assert "Stable Diffusion XL, base (safetensors)" in printed
+    assert "Stable Diffusion XL, base" in printed
     assert f"wrote {out}" in printed and "UNKNOWN" not in printed
     assert_refused(wrong, others)
     assert not list(there.iterdir())
@@ -117,7 +120,7 @@ def test_a_file_and_its_converted_folder_draw_the_same(files, converted, tmp_pat
     out = [tmp_path / name for name in ("file", "folder", "hole", "plain")]
     code, printed = commands.run("ldm_jax.sample", file, xl, *asked, f"--out={out[0]}")
     assert code == 0, printed
-    assert "Stable Diffusion XL, base (safetensors)" in printed
+    assert "Stable Diffusion XL, base" in printed
 
     stage = f"--config.first_stage.weights={converted / transfer.FIRST_STAGE}"
     weights = f"--weights={converted / transfer.DIFFUSION}"
@@ -139,7 +142,7 @@ def test_a_file_and_its_converted_folder_draw_the_same(files, converted, tmp_pat
         (file, xl, PROMPT, "--length=100"): "cond_stage.length 100 must be a multiple",
         (f"--checkpoint={files['v2-v']}", PROMPT): "py:v2 or :v2-v",
         (f"--checkpoint={files['corrupt']}", PROMPT): str(files["corrupt"]),
-        ("--average", PROMPT): "--average and --variant are of a --checkpoint",
+        ("--average", PROMPT): "--average and --variant are of a released --checkpoint",
     }
     told = calls("ldm_jax.sample", [*good, *wrong])
     for code, printed in told[: len(good)]:

@@ -100,12 +100,3 @@ def test_the_null_is_the_empty_caption(conditioner, tokens):
     np.testing.assert_array_equal(null["image"], tokens)
     words = tokenize.load_tokenizer(paths.resolve("demo:vocab.txt"), 6)
     np.testing.assert_array_equal(null["tokens"], words(["", ""]))
-
-
-def test_no_conditioner_says_nothing(tokens):
-    none = conditioners.none()
-    assert none.init(None) == {} and none.inputs == {}
-    cond = none.apply({}, {"image": tokens})
-    assert jax.tree.leaves(cond) == []
-    batch = {"image": tokens}
-    assert none.null(batch) is batch

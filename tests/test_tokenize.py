@@ -58,6 +58,15 @@ def test_too_long_raises_or_warns_with_the_words():
     assert (tokenize.Tokenizer(TINY, 7)([text]) != 0).all()
 
 
+def test_too_long_is_told_once_or_not_at_all():
+    tokenize._warn_once.cache_clear()
+    once = tokenize.Tokenizer(TINY, 5, on_long="once")
+    with pytest.warns(UserWarning, match="more than 3 pieces are cut") as told:
+        rows = once(["a fox on a zoo", "a fox on z", "a fox"])
+    assert len(told) == 1
+    np.testing.assert_array_equal(rows[:2], [[2, 4, 5, 6, 3]] * 2)
+
+
 @pytest.mark.parametrize(
     ("pieces", "length", "said"),
     [

@@ -4,9 +4,11 @@ import io
 import os
 import pickle
 import sys
+import tracemalloc
 import zipfile
 
 import forge
+import hostile_pickles
 import ml_dtypes
 import numpy as np
 import pytest
@@ -206,6 +208,34 @@ def test_parameters(opened):
         forge.zipped({"a": forge.call("torch._utils", "_rebuild_parameter", *made)})
     )
     assert source.tensors["a"].read().shape == (2, 3)
+
+
+@pytest.mark.parametrize("make", [forge.zipped, forge.legacy])
+def test_words_of_textual_inversion(opened, make):
+    """A ParameterDict is a dict of its parameters; all else in it stays unread."""
+    made = (forge.tensor(forge.storage("0", "FloatStorage", 6)), True, {})
+    held = {"*": forge.call("torch._utils", "_rebuild_parameter", *made), "b": None}
+    state = {"_keys": {"*": None}, "_buffers": {"c": 1}, "training": True}
+    tree = {"string_to_param": forge.parameters(held, **state), "name": "word"}
+    source = opened(make(tree))
+    assert list(source.tensors) == ["string_to_param.*"]
+    assert source.tensors["string_to_param.*"].read().tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert source.meta == {"name": "word", "string_to_param.b": None}
+
+
+@pytest.mark.parametrize("kind", hostile_pickles.LONG_ONES)
+def test_a_text_is_not_taken_to_letters(opened, kind):
+    """A tuple of its letters would be 8 times the file."""
+    item, _ = hostile_pickles.ALL[kind]
+    data = forge.zipped(item)
+    tracemalloc.start()
+    try:
+        with pytest.raises(tensors.Refused):
+            opened(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * len(data)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

@@ -2,12 +2,14 @@
 
 import json
 
+import forge
+import hostile
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from ldm_jax.weights import own
+from ldm_jax.weights import own, reading, tensors
 
 CONFIG = {"task": "diffusion", "unet": {"mult": [1, 2], "dropout": 0.1}}
 META = {"step": 7, "note": "größer"}
@@ -117,6 +119,28 @@ def test_hostile_files_are_refused_by_name(path, kind):
     path.write_bytes(HOSTILE[kind])
     with pytest.raises(ValueError, match=r"weights.safetensors"):
         own.load_weights(path)
+
+
+NOT_OURS = {
+    "pointer": (hostile.POINTER, "git lfs pull"),
+    "web page": (b"<!DOCTYPE html><html>", "looks like a web page"),
+    "torch": (forge.zipped(), None),
+    "a trainer's config": (header(config="{}", format="pt"), None),
+    "no metadata": (header(), None),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_OURS)
+def test_what_is_not_ours_is_left_to_the_other_reader(path, kind):
+    assert own.has_header(path)
+    data, said = NOT_OURS[kind]
+    path.write_bytes(data)
+    assert not own.has_header(path)
+    if not said:
+        assert list(reading.open_file(path).tensors) == ["a"]
+        return
+    with pytest.raises(tensors.Refused, match=rf"weights.safetensors: .*{said}"):
+        reading.open_file(path)
 
 
 def test_an_array_may_not_also_be_a_folder(path):

@@ -93,9 +93,10 @@ class Tokenizer:
 
     `merges`: pairs of pieces. `length`: a multiple of 77; what is not used of it are
     empty chunks. A caption that does not fit is an error that names what is left over;
-    with on_long="warn" it is cut with a warning instead. `cleaning`: a key of
-    CLEANINGS. `words`: pairs (word, numbers) of textual inversion; such a word, in
-    upper or lower case and with no letter, digit or _ next to it, has these numbers.
+    with on_long="warn" it is cut with a warning instead, with "once" the warning is of
+    the first such caption alone. `cleaning`: a key of CLEANINGS. `words`: pairs (word,
+    numbers) of textual inversion; such a word, in upper or lower case and with no
+    letter, digit or _ next to it, has these numbers.
     """
 
     merges: tuple
@@ -186,7 +187,8 @@ class Tokenizer:
         room = self.length // CHUNK * ROOM
         if len(pieces) > room:
             lost = text[pieces[room].place :]
-            tokenize.tell_cut(len(pieces), room, lost, self.on_long)
+            length = -(-len(pieces) // ROOM) * CHUNK
+            tokenize.tell_cut(len(pieces), room, lost, self.on_long, length)
         left, chunks = pieces[:room], []
         while left:
             room -= ROOM
@@ -281,6 +283,11 @@ def _check_words(words, first, clean):
         if clean(word).lower() != word.lower():
             raise ValueError(
                 f"{word!r} is never found: {clean(word)!r} is read instead"
+            )
+        if not emphasis.is_text(word):
+            raise ValueError(
+                f"{word!r} is never found in prompts: its brackets or its weight are "
+                "read as emphasis. Choose a word without"
             )
         if word.lower() in seen:
             raise ValueError(f"the word {word!r} is there twice; case does not count")

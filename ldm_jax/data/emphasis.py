@@ -43,6 +43,12 @@ def parse(prompt):
     return [("".join(text for text, _ in run), weight) for weight, run in runs]
 
 
+def is_text(word):
+    """Whether `parse` leaves a word whole, also where a bracket closes after it."""
+    *kinds, last = [match.lastgroup for match in MARKS.finditer(f"{word})")]
+    return set(kinds) <= {"plain"} and last == "closing"
+
+
 def _number(match, prompt):
     try:
         return float(match["number"])

@@ -14,16 +14,35 @@ BY_NAME = (*SPECIALS, "[MASK]")  # pieces that a text can name, if there are suc
 
 
 def check_on_long(on_long):
-    if on_long not in ("raise", "warn"):
-        raise ValueError(f"on_long is 'raise' or 'warn', not {on_long!r}")
+    if on_long not in ("raise", "warn", "once"):
+        raise ValueError(f"on_long is 'raise', 'warn' or 'once', not {on_long!r}")
 
 
-def tell_cut(count, room, lost, on_long):
-    """ValueError, or a warning, that the end of a caption, `lost`, does not fit."""
+def tell_cut(count, room, lost, on_long, length=None):
+    """ValueError, or a warning, that the end of a caption, `lost`, does not fit.
+
+    on_long "once" warns of the first such caption of the process and of no other.
+    length: of a tokenizer that would take the caption whole, if there can be one.
+    """
     said = f"caption has {count} pieces, {room} fit; cut: {lost!r}"
     if on_long == "raise":
-        raise ValueError(f"{said}. Shorten it or raise the text length")
-    warnings.warn(said, stacklevel=4)
+        more = f" to {length}" if length else ""
+        raise ValueError(f"{said}. Shorten it or raise the text length{more}")
+    if on_long == "once":
+        _warn_once(room)
+        return
+    more = f"; a length of {length} takes more" if length else ""
+    warnings.warn(f"{said}{more}", stacklevel=4)
+
+
+@functools.cache
+def _warn_once(room):
+    """The same words for all captions, so that Python's own filter knows them too."""
+    warnings.warn(
+        f"captions of more than {room} pieces are cut, this is said once: raise the "
+        "text length (cond_stage.length) to keep them whole",
+        stacklevel=3,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +50,8 @@ class Tokenizer:
     """Captions -> rows of piece numbers: [CLS] pieces [SEP] [PAD] ...
 
     A caption of more than length - 2 pieces is an error that names the words that
-    do not fit; with on_long="warn" they are cut with a warning instead.
+    do not fit; with on_long="warn" they are cut with a warning instead, with "once" the
+    warning is of the first such caption alone.
     """
 
     vocabulary: tuple

@@ -23,6 +23,28 @@ def files(config):
     return written | _tokenizers(config, encoders)
 
 
+def check(config):
+    """Raises ValueError for what the classes of these files do not describe."""
+    unet, stage = config.unet, config.first_stage
+    plain = {
+        "unet.scale_shift": (unet.scale_shift, False),
+        "unet.resblock_updown": (unet.resblock_updown, False),
+        "unet.attention": (unet.attention, "transformer"),
+        "first_stage.kind": (stage.kind, "kl"),
+        "first_stage.attention": (stage.attention, (0,) * len(stage.mult)),
+        "first_stage.mid_attention": (stage.mid_attention, True),
+        "first_stage.embed_channels": (stage.embed_channels, stage.z_channels),
+    }
+    for key, (value, wanted) in plain.items():
+        if value != wanted:
+            raise ValueError(
+                f"{key} is {value!r}: a diffusers folder is written for {wanted!r} "
+                "alone; use --layout=original"
+            )
+    if is_xl(config) and config.cond_stage.inpaint:
+        raise ValueError("SDXL in-painting has no diffusers folder here")
+
+
 def is_xl(config):
     """SDXL, base or refiner: text and sizes join the time embedding."""
     return bool(config.cond_stage.micro)

@@ -7,6 +7,7 @@ import re
 import types
 
 from ldm_jax import config as config_lib
+from ldm_jax import config_rules
 from ldm_jax.exchange import detection, plans, released
 from ldm_jax.weights import folders, own, reading
 
@@ -21,6 +22,8 @@ class Opened:
     path: pathlib.Path
     sources: dict  # component -> weights.tensors.Source
     found: detection.Found
+    configs: dict = dataclasses.field(default_factory=dict)  # a folder's JSON files
+    others: tuple = ()  # components of a folder that are not opened
 
 
 def open_path(path, variant=None):
@@ -29,28 +32,52 @@ def open_path(path, variant=None):
     variant: "fp16" takes a folder's *.fp16.safetensors. Raises FileNotFoundError and
     ValueError that name the file.
     """
-    path = pathlib.Path(path)
-    return _folder(path, variant) if path.is_dir() else _file(path)
+    path = pathlib.Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no file or folder {path}; nothing is downloaded: name one on this disk"
+        )
+    try:
+        return _folder(path, variant) if path.is_dir() else _file(path)
+    except ValueError as error:
+        told = str(error)
+        raise ValueError(told if str(path) in told else f"{path}: {told}") from error
 
 
 def _file(path):
     source = reading.open_file(path)
-    try:
-        found = detection.of_file(source.tensors, source.meta)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    found = detection.of_file(source.tensors, source.meta)
+    changes = found.changes | _numbers(source.tensors)
+    found = dataclasses.replace(found, changes=changes)
     return Opened(path, {released.SINGLE: source}, found)
 
 
+def _numbers(tensors):
+    """What arrays of the training code say of a config."""
+    told = {}
+    if "scale_factor" in tensors:  # measured by scale_by_std
+        told["first_stage.scale"] = float(tensors["scale_factor"].read())
+    if "betas" in tensors and len(tensors["betas"].shape) == 1:
+        betas = tensors["betas"].read()
+        told["schedule.beta_start"], told["schedule.beta_end"] = map(
+            float, (betas[0], betas[-1])
+        )
+    return told
+
+
 def _folder(path, variant):
-    configs = folders.open_folder(path, variant, only=()).configs
-    wanted = [name for name in configs if name in (*COMPONENTS, "")]
-    opened = folders.open_folder(path, variant, only=wanted)
+    opened = folders.open_folder(path, variant, only=(*COMPONENTS, ""))
+    configs = opened.configs
+    others = sorted(configs.keys() - {*COMPONENTS, "", "scheduler"})
     sources = {name: modern(source, name) for name, source in opened.components.items()}
     if list(sources) == [""]:
-        return _component(path, opened.configs[""], sources[""])
-    formats = {source.format for source in sources.values()}
-    return Opened(path, sources, detection.of_folder(configs, formats))
+        return _component(path, configs[""], sources[""])
+    found = detection.of_folder(configs, any(map(is_flax, sources.values())))
+    return Opened(path, sources, found, configs, tuple(others))
+
+
+def is_flax(source):
+    return source.format.startswith("flax")
 
 
 def _component(path, told, source):
@@ -62,14 +89,15 @@ def _component(path, told, source):
         "VQModel": "vqvae",
         "ControlNetModel": "controlnet",
     }
-    kind = told.get("_class_name")
+    kind = str(told.get("_class_name")).removeprefix("Flax")
+    layout = "flax" if is_flax(source) else "diffusers"
     if kind not in kinds:
         raise ValueError(f"{path} holds a {kind!r}; known are {', '.join(kinds)}")
     hint = "name the config that it belongs to with --config"
-    found = detection.Found("diffusers", f"a {kind} alone", "", hint, parts=True)
+    found = detection.Found(layout, f"a {kind} alone", "", hint, parts=True)
     if kind == "ControlNetModel":
         width = told.get("cross_attention_dim")
-        found = detection.control_alone("diffusers", width)
+        found = detection.control_alone(layout, width)
     return Opened(path, {kinds[kind]: modern(source, kinds[kind])}, found)
 
 
@@ -96,15 +124,61 @@ def _with_text_model(name):
     return f"text_model.{name}" if name.startswith(inner) else name
 
 
-def config_of(opened):
-    """The config that goes with a file; ValueError says what to do without one."""
+def config_of(opened, given=None):
+    """The config for a file: the shipped one that goes with it, or the one given.
+
+    ValueError says what to do where there is none, and where the given one contradicts
+    what the file says of itself.
+    """
     found = opened.found
-    if not found.config:
+    if given is None and not found.config:
         raise ValueError(f"{opened.path} is {found.what}: {found.hint}")
-    path, variant = detection.config_path(found.config)
-    config = _loaded(path).get_config(variant)
-    config.cond_stage.update(found.encoders)
-    return config_lib.check(config)
+    if given is None:
+        path, variant = detection.config_path(found.config)
+        config = _loaded(path).get_config(variant)
+    else:
+        config = given.copy_and_resolve_references()
+    flat = config_rules.flat(config)
+    changes = {
+        key: value
+        for key, value in found.changes.items()
+        if key in flat and not _near(flat[key], value)
+    }
+    if given is not None and flat.get("cond_stage.encoders") != ("openclip_h",):
+        changes = {k: x for k, x in changes.items() if k not in detection.TRIMMED}
+    wrong = changes.keys() - detection.TRIMMED.keys() if given is not None else ()
+    for key in sorted(wrong):
+        raise ValueError(
+            f"{opened.path} says that {key} is {changes[key]!r}, the config "
+            f"{flat[key]!r}: if the file is right, "
+            f"--config.{key}={changes[key]}"
+        )
+    config.update_from_flattened_dict(changes)
+    config = config_lib.check(config)
+    _check_heads(opened, config)
+    return config
+
+
+def _near(ours, value):
+    """Whether a config says so already; a file's float32 is near enough."""
+    if isinstance(ours, float) and isinstance(value, int | float):
+        return abs(ours - value) <= 1e-3 * abs(ours)
+    return ours == value
+
+
+def _check_heads(opened, config):
+    """Raises ValueError where a UNet of the same shapes has other attention heads."""
+    told = opened.configs.get("unet", {}).get("attention_head_dim")
+    if told is None:
+        return
+    unet = config.unet
+    widths = [unet.channels * factor for factor in unet.mult]
+    heads = [unet.heads or width // unet.head_channels for width in widths]
+    if (told if isinstance(told, list) else [told] * len(heads)) != heads:
+        raise ValueError(
+            f"{opened.path}/unet/config.json: attention_head_dim is {told}, the "
+            f"config's UNet has {heads} heads by level"
+        )
 
 
 def _loaded(path):
@@ -114,36 +188,60 @@ def _loaded(path):
     return module
 
 
-def plan(opened, config, average=False):
-    """The plans.Plan of a config's parameters; errors name the file."""
-    layout = opened.found.layout
-    wanted = released.rows(config, layout) if opened.found.base else {}
-    if opened.found.parts:
+def plan(opened, config, average=False, control=True):
+    """The plans.Plan of a config's parameters; errors name the file.
+
+    control: whether a control branch that the file holds is read too.
+    """
+    found = opened.found
+    if average and found.layout != "original":
+        raise ValueError(
+            f"{opened.path} is {found.what}: only single files hold averages"
+        )
+    wanted = released.rows(config, found.layout) if found.base else {}
+    absent = wanted.keys() - opened.sources.keys()
+    if found.parts:
         wanted = _parts(wanted, opened.sources)
-    if opened.found.control:
-        for component, rows in released.control_rows(config, layout).items():
+    elif absent:
+        names = ", ".join(f"{name}/" for name in sorted(absent))
+        raise ValueError(f"{opened.path} is {found.what}: it has no {names}")
+    if found.control and control:
+        for component, rows in released.control_rows(config, found.layout).items():
             wanted[component] = [*wanted.get(component, ()), *rows]
     try:
-        return plans.plan(wanted, opened.sources, average)
+        made = plans.plan(wanted, opened.sources, average)
+        _refuse_strangers(made)
     except ValueError as error:
-        raise ValueError(f"{opened.path} is {opened.found.what}: {error}") from error
+        goes = f" (its own config is configs/{found.config})" if found.config else ""
+        raise ValueError(f"{opened.path} is {found.what}{goes}: {error}") from error
+    return made
+
+
+# What stands in a single file before the names of its networks.
+NETWORKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
+NETWORKS += ("conditioner.",)
+
+
+def _refuse_strangers(made):
+    """Raises ValueError for arrays within the networks that nothing reads."""
+    strange = [
+        name
+        for name, why in made.unused.items()
+        if why is None and (name.startswith(NETWORKS) or "/" in name)
+    ]
+    if strange:
+        more = f", and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
+        raise ValueError(
+            f"it is another model: {len(strange)} arrays of its networks have no place "
+            f"in this one: {', '.join(strange[:SHOWN])}{more}"
+        )
 
 
 def _parts(wanted, sources):
-    """The rows of the networks of which a file has any array.
-
-    A first stage alone has no prefix in its own file, and one in a whole model's.
-    """
+    """The rows of the networks of which a file has any array."""
     found = {component: list(wanted.get(component, ())) for component in sources}
     if released.SINGLE in found:
-        rows, cut = found[released.SINGLE], released.FIRST_STAGE_PREFIX
-        found[released.SINGLE] = [
-            dataclasses.replace(
-                row, theirs=tuple(name.removeprefix(cut) for name in row.theirs)
-            )
-            for row in rows
-            if row.ours.startswith("first_stage/")
-        ]
+        found[released.SINGLE] = released.alone(found[released.SINGLE])
     return found
 
 
@@ -156,19 +254,25 @@ def has_average(opened):
     )
 
 
-def tell(opened, plan, say):
+def tell(opened, plan, say, average=False):
     """Says what a file is, and all that it holds and the plan does not read."""
     formats = sorted({source.format for source in opened.sources.values()})
     say(f"{opened.path}: {opened.found.what} ({', '.join(formats)})")
+    if opened.others:
+        say(f"not read, other parts of the folder: {', '.join(opened.others)}")
+    if has_average(opened) and not average:
+        say("the file holds an average too; this takes the raw UNet (--average)")
     reasons = {}
     for name, why in plan.unused.items():
         reasons.setdefault(why or "UNKNOWN to this model", []).append(name)
     for why, names in reasons.items():
-        more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        say(f"not read, {why} ({len(names)}): {', '.join(names[:SHOWN])}{more}")
+        shown = SHOWN if why in released.UNUSED.values() else len(names)
+        more = f", and {len(names) - shown} more" if len(names) > shown else ""
+        say(f"not read, {why} ({len(names)}): {', '.join(names[:shown])}{more}")
 
 
 def digest(opened):
-    """The hash of a file; of a folder's UNet, and which folder."""
+    """The hash of a file; of a folder's UNet; and which it is."""
     source = opened.sources.get("unet") or next(iter(opened.sources.values()))
-    return f"{own.digest(source.path)} ({opened.path})"
+    parts = [own.digest(file) for file in source.files or (source.path,)]
+    return f"{'+'.join(parts)} ({opened.path})"

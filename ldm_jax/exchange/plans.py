@@ -89,8 +89,9 @@ def tensors_of(plan):
 
 
 def _joined(row, parts):
-    """The Tensor of a row; q, k and v of several types have the widest one."""
-    dtype = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
+    """The Tensor of a row; q, k and v of several types become float32."""
+    kinds = {part.dtype for part in parts}
+    dtype = kinds.pop() if len(kinds) == 1 else np.dtype("float32")
 
     def read():
         named = zip(row.theirs, parts, strict=True)
@@ -103,7 +104,10 @@ def _joined(row, parts):
 def finite(name, array):
     """The array; ValueError naming it if it holds no floats, or a NaN or infinity."""
     if array.dtype not in own.FLOATS:
-        raise ValueError(f"{name} holds {array.dtype}, which is no floating type")
+        raise ValueError(
+            f"{name} holds {array.dtype}; 16-, 32- and 64-bit floats are read: get or "
+            "save the file in one of them"
+        )
     bad = array.size - np.count_nonzero(np.isfinite(array.astype(np.float32)))
     if bad:
         raise ValueError(
@@ -131,7 +135,6 @@ def _writer(row, tensor, i):
     return lambda: row.save(tensor.read())[i]
 
 
-def tree(held, dtype=np.float32):
-    """The nested dict of numpy arrays of {path: Tensor}, floats as `dtype`."""
-    read = {name: tensor.read() for name, tensor in own.narrowed(held, dtype).items()}
-    return trees.nested(read)
+def tree(held):
+    """The nested dict of numpy arrays of {path: Tensor}."""
+    return trees.nested({name: tensor.read() for name, tensor in held.items()})

@@ -155,10 +155,27 @@ def parameter_shapes(config):
     return {role: tree for role, tree in shapes.items() if role != "discriminator"}
 
 
+def flax_controlnet(arch, linear):
+    return names_flax.of(names_diffusers.controlnet(arch, linear))
+
+
+def alone(rows):
+    """Rows of a first stage in a file of its own, without the model's prefix."""
+    cut = FIRST_STAGE_PREFIX
+    return [
+        dataclasses.replace(
+            row, theirs=tuple(name.removeprefix(cut) for name in row.theirs)
+        )
+        for row in rows
+        if row.ours.startswith("first_stage/")
+    ]
+
+
 # Layout -> (its names of a control branch, component, prefix).
 CONTROL = {
     "original": (names_compvis.controlnet, SINGLE, "control_model."),
     "diffusers": (names_diffusers.controlnet, "controlnet", ""),
+    "flax": (flax_controlnet, "controlnet", ""),
 }
 
 
@@ -200,6 +217,8 @@ def reason(name, average=False):
     """Why a tensor of a file is not read, or None if that is not expected."""
     if average and name.startswith("model.diffusion_model."):
         return "the raw UNet, which was not asked for"
+    if average and re.fullmatch(r"model_ema\.(?!decay|num_updates).*", name):
+        return None
     for pattern, why in UNUSED.items():
         if re.fullmatch(pattern, name):
             return why

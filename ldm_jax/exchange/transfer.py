@@ -1,5 +1,6 @@
 """Weights from any layout that is read into any that is written."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -9,7 +10,7 @@ import orbax.checkpoint as ocp
 import tqdm
 
 from ldm_jax import config as config_lib
-from ldm_jax import paths
+from ldm_jax import frozen
 from ldm_jax.exchange import folder_json, opening, plans, released
 from ldm_jax.weights import own, streaming
 
@@ -35,36 +36,34 @@ def read(path, config=None, variant=None, average=False, say=print):
         if average or variant:
             raise ValueError(f"{ours} is of ldm_jax: it has no average and no variant")
         return _read_ours(ours, config, say)
-    path = pathlib.Path(path)
     opened = opening.open_path(path, variant)
-    config = config_lib.check(config or opening.config_of(opened))
+    config = opening.config_of(opened, config)
     plan = opening.plan(opened, config, average)
-    opening.tell(opened, plan, say)
-    if not average and opening.has_average(opened):
-        say("the file holds an average too; this takes the raw UNet (--average)")
+    opening.tell(opened, plan, say, average)
     return Weights(config, plans.tensors_of(plan), opening.digest(opened))
 
 
 def file_of_ours(path):
     """The file of ldm_jax that a path is, or that lies in that folder; or None."""
-    path = pathlib.Path(path)
-    file = path / DIFFUSION if path.is_dir() else path
-    ours = file.suffix == ".safetensors" and file.is_file() and own.has_header(file)
-    return file if ours else None
+    path = pathlib.Path(path).expanduser()
+    if path.is_dir():
+        inside = [path / name for name in (DIFFUSION, FIRST_STAGE, CONTROL)]
+        return next((file for file in inside if file.is_file()), None)
+    ours = path.suffix == ".safetensors" and path.is_file() and own.has_header(path)
+    return path if ours else None
 
 
 def _read_ours(path, config, say):
     source, saved, meta = own.open_weights(path)
     config = config_lib.check(config or config_lib.from_dict(saved))
     held = dict(source.tensors)
-    stage = paths.resolve(config.first_stage.weights or FIRST_STAGE)
-    stage = stage if stage.is_file() else path.parent / stage.name
-    if "first_stage" in meta:  # a diffusion model: its first stage lies beside it
-        if not stage.is_file() or own.digest(stage) != meta["first_stage"]:
+    if "first_stage" in meta:  # of a diffusion model, and in another file
+        wanted, named = meta["first_stage"], config.first_stage.weights
+        stage = frozen.located(named, path.parent, wanted)
+        if not stage.is_file() or own.digest(stage) != wanted:
             raise ValueError(
-                f"{path} was made with the first stage {meta['first_stage']}, which is "
-                f"not {stage}: put that file beside it, or name it with "
-                "--config.first_stage.weights"
+                f"{path} was made with the first stage {wanted}, which is not {stage}: "
+                "put that file beside it, or name it with --config.first_stage.weights"
             )
         held |= own.open_weights(stage)[0].tensors
     if path.name == DIFFUSION and (path.parent / CONTROL).is_file():
@@ -75,6 +74,7 @@ def _read_ours(path, config, say):
 
 def to_ours(weights, out, dtype):
     """A folder: the first stage with its scale, the rest, and a control branch."""
+    check_target("ours", out)
     parts = {"first_stage": {}, "control": {}, "": {}}
     for path, tensor in weights.held.items():
         role = path.split("/")[0]
@@ -102,8 +102,7 @@ def _save_ours(weights, parts, out, dtype):
 
 def to_original(weights, out, dtype):
     """One .safetensors with the names of the original code."""
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--to={out}: the original layout is one .safetensors file")
+    check_target("original", out)
     held = own.narrowed(weights.held, dtype)
     rows = _rows(weights, "original")
     (arrays,) = plans.outgoing(rows, held).values()
@@ -113,6 +112,7 @@ def to_original(weights, out, dtype):
 
 def to_diffusers(weights, out, dtype):
     """A folder that diffusers and transformers load."""
+    check_target("diffusers", out)
     weights = for_diffusers(weights)
     held = own.narrowed(weights.held, dtype)
     arrays = plans.outgoing(_rows(weights, "diffusers"), held)
@@ -135,8 +135,13 @@ def for_diffusers(weights):
             "the diffusers layout is written for Stable Diffusion 1, 2 and XL; use "
             "--layout=original"
         )
-    if any(path.startswith("control/") for path in weights.held):
-        raise ValueError("a ControlNet is written with --layout=ours or original")
+    roles = {path.split("/")[0] for path in weights.held}
+    if roles != {"first_stage", "cond_stage", "unet"}:
+        raise ValueError(
+            f"a diffusers folder is a whole model; this is {', '.join(sorted(roles))}: "
+            "write it with --layout=ours or original"
+        )
+    folder_json.check(config)
     if config.cond_stage.encoders != ("openclip_h",):
         return weights
     config = config.copy_and_resolve_references()
@@ -153,8 +158,8 @@ def for_diffusers(weights):
 
 def to_orbax(weights, out, dtype):
     """A folder of Orbax's StandardCheckpointer with the tree, and config.json."""
-    held = own.narrowed(weights.held, dtype)
-    tree = plans.tree(held, dtype)
+    check_target("orbax", out)
+    tree = plans.tree(own.narrowed(weights.held, dtype))
     with whole_folder(out) as folder, ocp.StandardCheckpointer() as checkpointer:
         (folder / "config.json").write_text(config_lib.to_json(weights.config))
         checkpointer.save(folder.absolute() / "params", tree)
@@ -162,11 +167,15 @@ def to_orbax(weights, out, dtype):
 
 
 def _rows(weights, layout):
-    """The rows of what is held: of a whole model, or of a control branch alone."""
+    """The rows of what is held: a model, some of its networks, a control branch."""
     roles = {path.split("/")[0] for path in weights.held}
     rows = {}
     if roles - {"control"}:
-        rows = released.rows(weights.config, layout)
+        for component, here in released.rows(weights.config, layout).items():
+            kept = [row for row in here if row.ours.split("/")[0] in roles]
+            rows |= {component: kept} if kept else {}
+    if roles == {"first_stage"} and layout == "original":
+        rows = {released.SINGLE: released.alone(rows[released.SINGLE])}
     if "control" in roles:
         for component, more in released.control_rows(weights.config, layout).items():
             rows[component] = [*rows.get(component, ()), *more]
@@ -199,24 +208,26 @@ def with_progress(weights):
     return dataclasses.replace(weights, held=held)
 
 
-class whole_folder:
-    """A folder that appears when all in it is written, or not at all."""
+@contextlib.contextmanager
+def whole_folder(path):
+    """A folder to write into, which appears at `path` when all is written, or never."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as near:
+        inner = pathlib.Path(near) / "whole"
+        inner.mkdir()
+        yield inner
+        check_target("", path)
+        os.replace(inner, path)
 
-    def __init__(self, path):
-        self.path = pathlib.Path(path)
 
-    def __enter__(self):
-        if self.path.exists():
-            raise FileExistsError(f"{self.path} exists: name a folder that does not")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = tempfile.TemporaryDirectory(
-            dir=self.path.parent, prefix=f".{self.path.name}."
+def check_target(layout, out):
+    """Raises ValueError or FileExistsError where `out` cannot be what is written."""
+    if layout == "original" and out.suffix != ".safetensors":
+        raise ValueError(f"--to={out}: the original layout is one .safetensors file")
+    if layout not in ("", "original") and out.suffix in (".safetensors", ".ckpt"):
+        raise ValueError(
+            f"--to={out}: the layout {layout!r} is a folder; for one file add "
+            "--layout=original"
         )
-        self.inner = pathlib.Path(self._temporary.name) / "whole"
-        self.inner.mkdir()
-        return self.inner
-
-    def __exit__(self, kind, error, trace):
-        with self._temporary:
-            if kind is None:
-                os.replace(self.inner, self.path)
+    if out.exists():
+        raise FileExistsError(f"--to={out} exists: name what does not")

@@ -31,7 +31,8 @@ class Encoder:
     depth: int
     heads: int
     activation: str
-    pad: int  # the token after the end; they are attended to by none before them
+    pad: int  # fills up after the end token; causal attention keeps earlier tokens
+    # from seeing it
     projection: int = 0  # width of the pooled text, 0: the file holds no projection
     vocab: int = VOCAB  # more with the words of textual inversion
 
@@ -66,6 +67,19 @@ class Block(nn.Module):
         return x + layers.dense(h, features, "mlp_out", dtype=self.dtype)
 
 
+def filled(tokens, pad):
+    """Tokens [B, L] that END fills up -> filled up with `pad`.
+
+    The end is the first END that nothing but END follows: one that the text itself
+    names keeps the text after it, as in the originals.
+    """
+    if pad == END:
+        return tokens
+    place = jnp.arange(tokens.shape[-1])
+    last = jnp.max(jnp.where(tokens != END, place, -1), axis=-1)  # of the text, [B]
+    return jnp.where(place > last[:, None] + 1, pad, tokens)
+
+
 class TextEncoder(nn.Module):
     """Tokens [B, 77] -> (sequence [B, 77, width], pooled [B, projection] or None).
 
@@ -85,8 +99,7 @@ class TextEncoder(nn.Module):
         ends = tokens == END
         last = tokens.shape[-1] - 1
         end = jnp.where(ends.any(-1), jnp.argmax(ends, axis=-1), last)  # the first, [B]
-        after = jnp.arange(tokens.shape[-1]) > end[:, None]
-        tokens = jnp.where(after, shape.pad, tokens)
+        tokens = filled(tokens, shape.pad)
 
         def embed(rows, name):
             return nn.Embed(rows, shape.width, dtype=self.dtype, name=name)

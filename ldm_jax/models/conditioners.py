@@ -98,6 +98,12 @@ def clip(
     shapes = encoders_of(encoders, vocab)
     if pooled and not shapes[encoders[-1]].projection:
         raise ValueError(f"cond_stage.pooled: {encoders[-1]!r} has no pooled text")
+    for name, left_out in zip(encoders, skip, strict=True):
+        if left_out >= shapes[name].depth:
+            raise ValueError(
+                f"cond_stage.skip {left_out} must be less than the depth of {name!r}, "
+                f"which has {shapes[name].depth} blocks"
+            )
     nets = {
         name: clip_lib.TextEncoder(
             shapes[name],

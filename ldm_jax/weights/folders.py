@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 from ldm_jax.weights import reading, strict_json, tensors
@@ -12,6 +13,8 @@ FILES = (
     *(("diffusion_pytorch_model", "bin"), ("pytorch_model", "bin")),
     *(("diffusion_flax_model", "msgpack"), ("flax_model", "msgpack")),
 )
+STEMS, ENDINGS = ("|".join(sorted(set(parts))) for parts in zip(*FILES, strict=True))
+WEIGHTS = re.compile(rf"({STEMS})(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.({ENDINGS})")
 CONFIGS = ("config.json", "scheduler_config.json")
 MAX_SHARDS = 1000
 
@@ -20,46 +23,37 @@ MAX_SHARDS = 1000
 class Folder:
     """A model's folder.
 
-    index: model_index.json, {} without one. components: the weights by the name of
-    their subfolder, '' for the folder itself. configs: config.json by the same names,
-    and scheduler_config.json by 'scheduler'. All JSON is data, no class is looked up.
+    components: the weights by the name of their subfolder, '' for the folder itself.
+    configs: config.json by the same names, and scheduler_config.json by 'scheduler'.
+    All JSON is data, no class is looked up.
     """
 
-    path: pathlib.Path
-    index: dict[str, Any]
     components: dict[str, tensors.Source]
     configs: dict[str, dict[str, Any]]
 
 
-def open_folder(path, variant=None, only=None):
+def open_folder(path, variant=None, only=()):
     """The Folder at `path`, with its files open but no array read.
 
     variant: 'fp16' takes *.fp16.safetensors and nothing else; None takes no variant.
-    only: the components whose weights are wanted; None wants all that have a config.
+    only: the components whose weights are wanted, where the folder has them.
     Raises FileNotFoundError naming what is missing, or Refused for a broken file.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"no folder {path}")
-    index_path = path / "model_index.json"
-    index = strict_json.read(index_path) if index_path.is_file() else {}
-    places = _places(path, index)
-    if only is None:
-        _check_complete(path, index, places)
+    places = _places(path)
+    _check_configs(path, places, only)
     configs = {name: strict_json.read(file) for name, file in places.items()}
-    having = [n for n, file in places.items() if file.name == "config.json"]
-    wanted = having if only is None else list(only)
-    missing = sorted(set(wanted) - set(having))
-    if missing:
-        raise FileNotFoundError(f"{path} has no {missing[0]}/config.json")
-    components = {name: _weights(path / name, variant) for name in wanted}
-    return Folder(path, index, components, configs)
+    wanted = [name for name in places if name in only]
+    return Folder({name: _weights(path / name, variant) for name in wanted}, configs)
 
 
-def _places(path, index):
+def _places(path):
     """Component -> its config file."""
-    if (path / "config.json").is_file() and not index:
-        return {"": path / "config.json"}
+    alone = path / "config.json"
+    if alone.is_file() and not (path / "model_index.json").is_file():
+        return {"": alone}
     places = {}
     for folder in sorted(p for p in path.iterdir() if p.is_dir()):
         for name in CONFIGS:
@@ -73,18 +67,11 @@ def _places(path, index):
     return places
 
 
-def _check_complete(path, index, places):
-    """All that the index names is there, and weights have their config."""
-    for name, made_by in index.items():
-        listed = isinstance(made_by, list) and None not in made_by
-        if listed and not (path / name).is_dir():
-            raise FileNotFoundError(
-                f"{path}/model_index.json lists {name!r}, but there is no such folder; "
-                "get the whole model, or say which components you want"
-            )
-    for folder in (p for p in path.iterdir() if p.is_dir() and "" not in places):
-        if folder.name not in places and _weight_files(folder):
-            raise FileNotFoundError(f"{folder} has weights, but no config.json")
+def _check_configs(path, places, only):
+    """Weights without a config would pass for a component that is not there."""
+    for name in set(only) - {"", *places}:
+        if (path / name).is_dir() and _weight_files(path / name):
+            raise FileNotFoundError(f"{path / name} has weights, but no config.json")
 
 
 def _weight_files(folder):
@@ -95,9 +82,9 @@ def _weight_files(folder):
 def _weights(folder, variant):
     """The Source of the first kind of weights file that a component has."""
     tried = []
+    middle = f".{variant}" if variant else ""
     for stem, ending in FILES:
-        name = f"{stem}.{variant}.{ending}" if variant else f"{stem}.{ending}"
-        middle = f".{variant}" if variant else ""
+        name = f"{stem}{middle}.{ending}"
         index = f"{stem}.{ending}.index{middle}.json"
         tried += [name]
         if (folder / name).is_file():
@@ -111,10 +98,15 @@ def _weights(folder, variant):
 
 
 def _other(folder, variant):
-    """A hint at what would be taken with another `variant`."""
-    have = _weight_files(folder)
+    """What there is instead, and the `variant` that would take it."""
     asked = f" of variant {variant!r}" if variant else ""
-    return f"{asked}; it has {', '.join(have[:6])}" if have else asked
+    have = _weight_files(folder)
+    if not have:
+        return asked
+    matches = [match for name in have if (match := WEIGHTS.fullmatch(name))]
+    others = {match["variant"] or "" for match in matches} - {variant or ""}
+    hints = [f": add --variant={v}" if v else ": leave --variant out" for v in others]
+    return f"{asked}; it has {', '.join(have[:6])}{min(hints, default='')}"
 
 
 def _sharded(index):
@@ -128,10 +120,23 @@ def _sharded(index):
         if name not in files[file].tensors:
             raise tensors.Refused(f"{index}: {name!r} is not in {file}")
         tensors.add(found, name, files[file].tensors[name])
+    _check_listed(index, weight_map, files)
     for source in files.values():
         meta |= source.meta
-    form = f"{next(iter(files.values())).format}, {len(files)} files"
-    return tensors.Source(index, form, found, meta)
+    form = next(iter(files.values())).format
+    paths = tuple(source.path for source in files.values())
+    return tensors.Source(index, form, found, meta, paths)
+
+
+def _check_listed(index, weight_map, files):
+    """An array that the index does not know would be lost."""
+    for file, source in files.items():
+        lost = [name for name in source.tensors if weight_map.get(name) != file]
+        if lost:
+            raise tensors.Refused(
+                f"{index} does not list {len(lost)} arrays of {file}, such as "
+                f"{', '.join(lost[:3])}: get the index that belongs to it"
+            )
 
 
 def _shards(index, weight_map):

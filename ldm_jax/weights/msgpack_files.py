@@ -82,6 +82,7 @@ def open_msgpack(path):
 def _collect(path, tree, prefix, found, meta):
     for key, value in tree.items():
         name = f"{prefix}{key}"
+        tensors.check_name(name)
         if type(value) is _Array:
             array = tensors.at(path, value.start, value.dtype, value.shape)
             tensors.add(found, name, array)
@@ -90,7 +91,7 @@ def _collect(path, tree, prefix, found, meta):
         elif type(value) is dict:
             _collect(path, value, f"{name}.", found, meta)
         else:
-            meta[name] = value
+            tensors.note(meta, name, value)
 
 
 def _chunked(path, name, node):
@@ -152,11 +153,31 @@ def _map(reader, depth, count):
     reader.check_left(2 * count)
     found = {}
     for _ in range(count):
-        key = _value(reader, MAX_DEPTH)
-        if type(key) is not str or key in found:
-            raise tensors.Refused(f"it has the key {str(key)[:60]!r} twice, or no text")
+        key = _word(reader)
+        if key in found:
+            raise tensors.Refused(f"it has the key {key[:60]!r} twice")
         found[key] = _value(reader, depth + 1)
     return found
+
+
+def _word(reader):
+    """A value that has to be text."""
+    tag = reader.number("B")
+    if 0xA0 <= tag < 0xC0:
+        return _text(reader, tag & 0x1F)
+    if tag in TEXTS:
+        return _text(reader, reader.number(TEXTS[tag]))
+    raise tensors.Refused(f"it has something of tag {tag:#x} where a name should be")
+
+
+def _size(reader):
+    """A value that has to be a size."""
+    tag = reader.number("B")
+    if tag < 0x80:
+        return tag
+    if tag in SIZES:
+        return reader.number(SIZES[tag])
+    raise tensors.Refused("an array's shape has something else than sizes in it")
 
 
 def _text(reader, size):
@@ -191,10 +212,10 @@ def _array(reader, end):
     rank = reader.number("B") - 0x90
     if not 0 <= rank < 0x10:
         raise tensors.Refused("an array in it has no plain shape")
-    shape = tuple(_value(reader, MAX_DEPTH) for _ in range(rank))
-    name = _value(reader, MAX_DEPTH)
-    if type(name) is not str or name not in DTYPES:
-        raise tensors.Refused(f"an array in it is of {str(name)[:40]!r}, not numbers")
+    shape = tuple(_size(reader) for _ in range(rank))
+    name = _word(reader)
+    if name not in DTYPES:
+        raise tensors.Refused(f"an array in it is of {name[:40]!r}, not numbers")
     tensors.check_shape(shape, DTYPES[name].itemsize)
     tag = reader.number("B")
     size = reader.number(BYTES[tag]) if tag in BYTES else -1
@@ -209,10 +230,12 @@ def _array(reader, end):
 
 def _complex(reader, end):
     _expect(reader, 0x92)
-    real, imaginary = (_value(reader, MAX_DEPTH) for _ in range(2))
-    if type(real) is not float or type(imaginary) is not float:
-        raise tensors.Refused("a complex number in it has other parts than numbers")
-    return complex(real, imaginary)
+    return complex(_real(reader), _real(reader))
+
+
+def _real(reader):
+    _expect(reader, 0xCB)
+    return reader.number("d")
 
 
 def _expect(reader, tag):
@@ -222,6 +245,8 @@ def _expect(reader, tag):
 
 FIXED = {0xC0: None, 0xC2: False, 0xC3: True}
 NUMBERS = dict(zip(range(0xCA, 0xD4), "fdBHIQbhiq", strict=True))
+SIZES = {tag: NUMBERS[tag] for tag in range(0xCC, 0xD0)}
+TEXTS = dict(zip((0xD9, 0xDA, 0xDB), "BHI", strict=True))
 BYTES = dict(zip((0xC4, 0xC5, 0xC6), "BHI", strict=True))
 SIZED = {
     first + i: (form, read)

@@ -78,15 +78,15 @@ def load_weights(path):
 
 
 def has_header(path):
-    """Whether a .safetensors has a config in its header, as ours have."""
-    return "config" in _opened(path).meta
+    """Whether it is a .safetensors with the two header entries that ours have.
 
-
-def _opened(path):
+    What is no safetensors file is not ours: `reading.open_file` says what it is.
+    """
     try:
-        return safetensors_files.open_safetensors(path)
-    except tensors.Refused as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        source = safetensors_files.open_safetensors(path)
+    except tensors.Refused:
+        return False
+    return {"config", "meta"} <= source.meta.keys()
 
 
 def open_weights(path):
@@ -94,7 +94,10 @@ def open_weights(path):
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
-    source = _opened(path)
+    try:
+        source = safetensors_files.open_safetensors(path)
+    except tensors.Refused as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     config, meta = (_header_dict(path, source.meta, key) for key in ("config", "meta"))
     return source, config, meta
 

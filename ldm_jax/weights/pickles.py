@@ -49,13 +49,15 @@ class Dtype:
 
     def __init__(self, name, align=False, copy=True):
         if not isinstance(name, str) or name not in NUMERIC:
-            raise Refused(f"dtype {name!r} is not allowed; expected numbers")
+            shown = repr(name)[:20] if isinstance(name, str) else type(name).__name__
+            raise Refused(f"dtype {shown} is not allowed; expected numbers")
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state):
+        _check_state(state)
         _, order, *structure = state
         if order not in ORDERS:
-            raise Refused(f"the byte order {order!r} is none; expected < > = or |")
+            raise Refused("its byte order is none; expected < > = or |")
         if structure[:3] != [None, None, None]:
             raise Refused("a structured dtype is not allowed; expected numbers")
         self.dtype = self.dtype.newbyteorder(order)
@@ -66,19 +68,27 @@ class Array:
 
     def __init__(self, subtype, shape, typecode):
         if subtype != "ndarray":
-            raise Refused(f"an array of class {subtype!r} is not allowed")
+            raise Refused("an array of another class than ndarray is not allowed")
         self.array = np.empty(0, np.int8)
 
     def __setstate__(self, state):
+        _check_state(state)
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, Dtype) or not isinstance(data, bytes):
             raise Refused("an array without plain numbers is not allowed")
         self.array = _from_buffer(data, dtype, shape, "F" if fortran else "C")
 
 
+def _check_state(state):
+    """numpy writes tuples of at most 9; unpacking a text would make one of letters."""
+    if type(state) is not tuple or len(state) > 9:
+        raise Refused("the state of an array or dtype is no short tuple")
+
+
 def _from_buffer(data, dtype, shape, order, axes=None):
     if axes is not None or not isinstance(dtype, Dtype):
         raise Refused("an array without plain numbers in plain order is not allowed")
+    tensors.check_shape(shape, dtype.dtype.itemsize)
     return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 
@@ -91,7 +101,7 @@ def _scalar(dtype, data):
 def _encode(text, encoding):
     """How pickle protocols before 3 write bytes."""
     if encoding != "latin1":
-        raise Refused(f"bytes written as {encoding!r} are not allowed")
+        raise Refused("bytes written otherwise than as latin1 are not allowed")
     return text.encode("latin1")
 
 

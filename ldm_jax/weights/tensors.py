@@ -13,6 +13,7 @@ import numpy as np
 MAX_RANK = 32  # of numpy before version 2
 MAX_NAME = 512  # characters; the longest of a released file has about 120
 MAX_TENSORS = 200_000  # a full Stable Diffusion checkpoint has about 3,000
+MAX_META = 2**16  # plain values beside them
 # numpy does not know these by name.
 NARROW = {
     name: np.dtype(getattr(ml_dtypes, name))
@@ -47,24 +48,39 @@ class Source:
 
     format is a name for people ('torch zip', 'torch legacy pickle', 'safetensors',
     'flax msgpack'). tensors is flat, nested dicts joined with '.'. meta has the plain
-    values beside the tensors: global_step, epoch, the metadata of safetensors.
+    values beside the tensors: global_step, epoch, the metadata of safetensors. files:
+    where the arrays lie when `path` is an index of them; () when they lie in `path`.
     """
 
     path: pathlib.Path
     format: str
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+    files: tuple[pathlib.Path, ...] = ()
 
 
 def add(tensors, name, tensor):
     """Puts a tensor under its name; Refused for a second one, and for too many."""
+    check_name(name)
     if name in tensors:
         raise Refused(f"two arrays are called {name!r}")
-    if len(name) > MAX_NAME:
-        raise Refused(f"the array {name[:60]!r}... has a name of {len(name)} letters")
     if len(tensors) == MAX_TENSORS:
         raise Refused(f"it holds more than {MAX_TENSORS} arrays")
     tensors[name] = tensor
+
+
+def note(meta, name, value):
+    """Puts a plain value under its name, unless there is one; Refused for too many."""
+    check_name(name)
+    if len(meta) >= MAX_META:
+        raise Refused(f"it holds more than {MAX_META} values that are no arrays")
+    meta.setdefault(name, value)
+
+
+def check_name(name):
+    """Refused for a long one: in nested dicts, all below would have it too."""
+    if len(name) > MAX_NAME:
+        raise Refused(f"the name {name[:60]!r}... has {len(name)} letters, too many")
 
 
 def check_shape(shape, itemsize):

@@ -132,7 +132,9 @@ def _source(path, form, tree, starts):
         raise tensors.Refused(f"it holds {_kind(tree)} instead of a dict of tensors")
     chosen, meta = tree.get("state_dict", tree), {}
     if chosen is not tree:
-        meta = {k: v for k, v in tree.items() if type(k) is str and _is_plain(v)}
+        for key, value in tree.items():
+            if type(key) is str and _is_plain(value):
+                tensors.note(meta, key, value)
     if type(chosen) is not dict:
         raise tensors.Refused(f"its state_dict is {_kind(chosen)} instead of a dict")
     found = {}
@@ -140,7 +142,7 @@ def _source(path, form, tree, starts):
         if type(value) in TENSORS:
             tensors.add(found, name, TENSORS[type(value)](path, value, starts))
         elif _is_plain(value):
-            meta.setdefault(name, value)
+            tensors.note(meta, name, value)
         elif chosen is not tree:
             raise tensors.Refused(f"state_dict {name!r} is {_kind(value)}, no tensor")
     _check_unfolded(found, path.stat().st_size)
@@ -156,12 +158,14 @@ def _leaves(node, visited, prefix="", depth=0):
             raise tensors.Refused("its dicts lie in each other too often")
         if type(key) not in (str, int):
             continue
-        if type(key) is str and len(prefix) + len(key) > tensors.MAX_NAME:
-            raise tensors.Refused(f"the name {prefix[:60] + key[:60]!r}... is too long")
+        name = f"{prefix}{key}"
+        tensors.check_name(name)
+        if type(value) is torch_pickles.ParameterDict:
+            value = value.parameters
         if type(value) is dict:
-            yield from _leaves(value, visited, f"{prefix}{key}.", depth + 1)
+            yield from _leaves(value, visited, f"{name}.", depth + 1)
         else:
-            yield f"{prefix}{key}", value
+            yield name, value
 
 
 def _is_plain(value):

@@ -50,6 +50,7 @@ INERT = {
     *(("torch", name) for name in ("device", "strided", "Tensor")),
     *(("torch.storage", name) for name in ("UntypedStorage", "TypedStorage")),
 }
+PARAMETER_DICT = pickle_machine.Global("torch.nn.modules.container", "ParameterDict")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +72,22 @@ class View:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+class ParameterDict:
+    """torch.nn.ParameterDict; `parameters` is all that is read of its state.
+
+    Files of textual inversion (Gal et al., 2022) have their vectors in one.
+    """
+
+    def __init__(self):
+        self.parameters = {}
+
+    def __setstate__(self, state):
+        parameters = state.get("_parameters") if type(state) is dict else None
+        if type(parameters) is not dict:
+            raise tensors.Refused("its ParameterDict has no dict of parameters")
+        self.parameters = parameters
 
 
 def load(file):
@@ -120,11 +137,12 @@ def _call(function, args):
 
 
 def _state(target, state):
-    """Arrays and their types have a state; of other objects it is not read."""
-    if not isinstance(target, pickles.Array | pickles.Dtype):
+    """Sets the state of the STATEFUL; of other objects it is not read."""
+    if not isinstance(target, STATEFUL):
         if type(target) in (dict, pickle_machine.Inert):
             return
         raise tensors.Refused(f"its pickle sets the state of a {type(target).__name__}")
+    # The methods below and in pickles.py, never one of the file's.
     try:
         target.__setstate__(state)
     except tensors.Refused:
@@ -140,6 +158,8 @@ def _stored(pid, storages):
             view = None
         case ("storage", pickle_machine.Global(name=kind), str(key), str(), int(n), v):
             view = v
+        case ("module", cls, _, _) if cls == PARAMETER_DICT:
+            return cls  # the old format adds a class's file and source
         case _:
             raise tensors.Refused(
                 "its pickle has a persistent id that is no storage; if a whole module "
@@ -180,9 +200,9 @@ def _tensor_v3(storage, offset, size, stride, grad, hooks, dtype, *rest):
 def _view(storage, dtype, offset, size, stride):
     """Checked to lie within the storage, and to have no more numbers than that."""
     tensors.check_shape(size, dtype.itemsize)
-    numbers = (*stride, offset)
-    if len(stride) != len(size) or not all(
-        type(n) is int and 0 <= n < 2**60 for n in numbers
+    fits = isinstance(stride, list | tuple) and len(stride) == len(size)
+    if not fits or not all(
+        type(n) is int and 0 <= n < 2**60 for n in (*stride, offset)
     ):
         raise tensors.Refused("a tensor's strides and offset are no sizes")
     ratio = dtype.itemsize // storage.dtype.itemsize
@@ -225,6 +245,7 @@ def _dtype(name, *rest):
 
 
 def _size(sizes=()):
+    tensors.check_shape(sizes, 1)
     return tuple(sizes)
 
 
@@ -238,6 +259,7 @@ def _class(*args):
     raise tensors.Refused("an array made by its class is not allowed")
 
 
+STATEFUL = (pickles.Array, pickles.Dtype, ParameterDict)
 CALLS = {
     **pickles.ALLOWED,
     ("collections", "OrderedDict"): _ordered,
@@ -247,6 +269,7 @@ CALLS = {
     ("numpy.core.multiarray", "_reconstruct"): _array,
     ("numpy._core.multiarray", "_reconstruct"): _array,
     ("torch", "Size"): _size,
+    (PARAMETER_DICT.module, PARAMETER_DICT.name): ParameterDict,
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,

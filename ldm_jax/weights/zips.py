@@ -40,6 +40,8 @@ def members(file):
         _check(info)
         if info.filename in found:
             raise tensors.Refused(f"its zip has {info.filename!r} twice")
+        if not 0 <= info.header_offset < end:
+            raise tensors.Refused(f"its zip has {info.filename!r} after its end")
         start = _data_start(file, info)
         if info.header_offset < after or start + info.file_size > end:
             raise tensors.Refused(f"its zip member {info.filename!r} overlaps another")
