@@ -232,6 +232,12 @@ def _encoders(cond):
 
 def _diffusion(c):
     unet, stage, cond = c.unet, c.first_stage, c.cond_stage
+    start, end = c.schedule.beta_start, c.schedule.beta_end
+    _require(
+        0 < start <= end < 1,
+        f"schedule.beta_start {start} and schedule.beta_end {end} must be between 0 "
+        "and 1 and not fall",
+    )
     _require(
         unet.attention in ("transformer", "plain"),
         f"unet.attention {unet.attention!r} must be 'transformer' or 'plain'",

@@ -126,6 +126,12 @@ BROKEN = {
     "sample.scale 2.0 does nothing where cond_stage.kind is 'none'": {
         "cond_stage": dict(kind="none"),
     },
+    "schedule.beta_start -0.1 and schedule.beta_end 0.0195 must be between": {
+        "schedule": dict(beta_start=-0.1),
+    },
+    "schedule.beta_end 0.001 must be between 0 and 1 and not fall": {
+        "schedule": dict(beta_end=0.001),
+    },
     "train.pictures 5 must be at most data.batch_size 4": {
         "train": dict(pictures=5),
     },

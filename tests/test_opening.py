@@ -212,3 +212,16 @@ def test_weights_of_another_kind_do_not_start_a_run(started, made):
     stage = str(folder / transfer.FIRST_STAGE)
     with pytest.raises(ValueError, match="was trained on the latents of first stage"):
         frozen.start(changed(c, first_stage__weights=stage), system.build(c))
+
+
+def test_betas_in_the_file_are_followed_and_must_be_betas(made, tmp_path):
+    betas = np.linspace(0.03, 0.1, 1000) ** 2
+    opened = single(made, tmp_path / "a.safetensors", betas=betas)
+    with pytest.raises(ValueError, match="schedule.beta_end is 0.0099.*, the config"):
+        opening.config_of(opened, made.config)
+    said = []
+    opening.tell(opened, opening.plan(opened, made.config), said.append)
+    assert any("it says of itself: schedule.beta_start 0.0008" in line for line in said)
+    opened = single(made, tmp_path / "b.safetensors", betas=-betas)
+    with pytest.raises(ValueError, match="must be between 0 and 1|the config"):
+        opening.config_of(opened, made.config)

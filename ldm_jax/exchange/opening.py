@@ -258,6 +258,9 @@ def tell(opened, plan, say, average=False):
     """Says what a file is, and all that it holds and the plan does not read."""
     formats = sorted({source.format for source in opened.sources.values()})
     say(f"{opened.path}: {opened.found.what} ({', '.join(formats)})")
+    if opened.found.changes:
+        facts = (f"{key} {value}" for key, value in opened.found.changes.items())
+        say(f"it says of itself: {', '.join(facts)}")
     if opened.others:
         say(f"not read, other parts of the folder: {', '.join(opened.others)}")
     if has_average(opened) and not average:
