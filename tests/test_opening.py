@@ -225,3 +225,15 @@ def test_betas_in_the_file_are_followed_and_must_be_betas(made, tmp_path):
     opened = single(made, tmp_path / "b.safetensors", betas=-betas)
     with pytest.raises(ValueError, match="must be between 0 and 1|the config"):
         opening.config_of(opened, made.config)
+
+
+@pytest.mark.parametrize("name", ["betas", "scale_factor"])
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [(np.zeros(0), "holds 0 numbers"), (np.full(2, np.nan), "2 of 2 numbers that are")],
+)
+def test_damaged_numbers_beside_the_networks_are_named(
+    made, tmp_path, name, numbers, words
+):
+    with pytest.raises(ValueError, match=f"a.safetensors: {name} .*{words}"):
+        single(made, tmp_path / "a.safetensors", **{name: numbers})

@@ -55,14 +55,22 @@ def _file(path):
 def _numbers(tensors):
     """What arrays of the training code say of a config."""
     told = {}
-    if "scale_factor" in tensors:  # measured by scale_by_std
-        told["first_stage.scale"] = float(tensors["scale_factor"].read())
-    if "betas" in tensors and len(tensors["betas"].shape) == 1:
-        betas = tensors["betas"].read()
-        told["schedule.beta_start"], told["schedule.beta_end"] = map(
-            float, (betas[0], betas[-1])
-        )
+    for name, keys in NUMBERS.items():
+        if name not in tensors:
+            continue
+        numbers = plans.finite(name, tensors[name].read()).reshape(-1)
+        if len(numbers) < len(keys):
+            raise ValueError(f"{name} holds {len(numbers)} numbers: it is damaged")
+        ends = (numbers[0], numbers[-1])
+        told |= {key: float(end) for key, end in zip(keys, ends, strict=False)}
     return told
+
+
+# An array of the training code -> the knobs that its first and last number are.
+NUMBERS = {
+    "scale_factor": ("first_stage.scale",),  # measured by scale_by_std
+    "betas": ("schedule.beta_start", "schedule.beta_end"),
+}
 
 
 def _folder(path, variant):
