@@ -1,4 +1,4 @@
-"""Draws docs/curves.png from the metrics of the runs that made the embedded weights.
+"""Draws docs/curves.png and docs/first_stages.png from the metrics of runs.
 
 python -m docs.curves        (needs matplotlib: requirements-test.txt)
 """
@@ -18,24 +18,54 @@ PANELS = (  # run, kind of row, field, title, whether to draw on a log scale
     ("text", "train", "loss", "text to image: loss (training)", True),
     ("text", "validation", "loss_simple", "text to image: loss (held out)", False),
 )
+STAGES = ("kl-f4", "vq-f4", "kl-f8", "vq-f8")
+RESTARTS = ("vq-f4-nogan", "vq-f4-norestart")
+STAGE_PANELS = (  # runs, kind of row, field, title
+    (STAGES, "validation", "psnr", "PSNR, dB (held out)"),
+    (STAGES, "validation", "lpips", "LPIPS of the training (held out)"),
+    (STAGES, "train", "gan_weight", "weight of the GAN term"),
+    (RESTARTS, "train", "perplexity", "codebook perplexity of a batch"),
+)
 
 
 def series(run, kind, field):
     """(steps, values) of one field of docs/metrics/RUN.jsonl."""
     rows = metrics.read(HERE / "metrics" / f"{run}.jsonl")
-    rows = [row for row in rows if row["kind"] == kind]
+    rows = [row for row in rows if row["kind"] == kind and field in row]
     return [row["step"] for row in rows], [row[field] for row in rows]
 
 
-def main():
+def finish(figure, axes, name):
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.set(xlabel="step")
+    figure.tight_layout()
+    figure.savefig(HERE / name, dpi=80)
+
+
+def embedded():
+    """The two runs that made the embedded weights."""
     figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 3.2))
     for axis, (run, kind, field, title, log) in zip(axes, PANELS, strict=True):
         axis.plot(*series(run, kind, field), marker="o" if kind != "train" else "")
-        axis.set(title=title, xlabel="step", yscale="log" if log else "linear")
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(HERE / "curves.png", dpi=80)
+        axis.set(title=title, yscale="log" if log else "linear")
+    finish(figure, axes, "curves.png")
+
+
+def first_stages():
+    """The runs of configs/demo_first_stages.py; dashed: without the GAN term."""
+    figure, axes = plt.subplots(1, len(STAGE_PANELS), figsize=(15, 3.2))
+    for axis, (runs, kind, field, title) in zip(axes, STAGE_PANELS, strict=True):
+        for number, run in enumerate(runs):
+            axis.plot(*series(f"stages/{run}", kind, field), f"C{number}", label=run)
+            if runs is STAGES and field != "gan_weight":
+                without = series(f"stages/{run}-nogan", kind, field)
+                axis.plot(*without, f"C{number}--")
+        axis.set(title=title)
+        axis.legend(fontsize=8)
+    finish(figure, axes, "first_stages.png")
 
 
 if __name__ == "__main__":
-    main()
+    embedded()
+    first_stages()

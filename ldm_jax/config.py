@@ -167,13 +167,23 @@ def autoencoder():
             discriminator=dict(
                 channels=64,
                 depth=3,  # the originals' n_layers
+                norm="batch",  # a key of models.discriminator.NORMS
             ),
             loss=dict(
                 perceptual="vgg16",  # LPIPS net, by `ldm_jax.fetch lpips`
                 perceptual_weight=1.0,  # 0: without, and no net is needed
-                kl_weight=1e-6,
-                disc_weight=0.5,  # times the adaptive weight
+                learn_logvar=False,  # the reconstruction's scale, for kind "kl"
+                kl_weight=1e-6,  # of kind "kl"
+                codebook_weight=1.0,  # of kind "vq", as the three below
+                beta=0.25,  # of the commitment
+                legacy_beta=False,  # of the codebook's term instead: released models
+                restart_after=0,  # steps without use that restart a code; 0: never
+                disc_loss="hinge",  # a key of losses.DISCRIMINATOR
+                disc_weight=0.5,  # times the adaptive weight; 0: no discriminator
                 disc_start=50_001,  # the first step with the discriminator
+                disc_warmup=0,  # steps in which disc_weight is reached from there
+                r1_weight=0.0,  # of the real pictures' gradient penalty
+                lecam_weight=0.0,  # of LeCam's regularisation of the logits
             ),
             optim=_optim(),
             train=_train(),

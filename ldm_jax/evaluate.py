@@ -12,8 +12,14 @@ pictures after the first stage (ceiling), for the generated ones judged by anoth
 prompt (shuffled: chance), and for the prompts whose pair of object and colour no
 training picture shows (held_out).
 
-reconstruction: PSNR (dB), SSIM and LPIPS (VGG16) of held-out pictures through the
-first stage, by a drawn latent, beside shrinking by its factor and enlarging (down_up).
+reconstruction: held-out pictures through the first stage, by a drawn latent, beside
+shrinking by its factor and enlarging (down_up; not with --norival). PSNR (dB), SSIM,
+LPIPS by the net that the first stage was not trained on (lpips_net; VGG16 where its
+file does not say one, --judge names another), the Frechet distance of VGG16's features
+(rfd, which is not FID and is comparable only at one --n), and the gradients' energy
+over that of the originals (below 1: blurred); of the latents mean and std by channel
+and the scale that gives them unit variance; of a codebook the share of its codes in use
+and the perplexity of the choice.
 """
 
 import json
@@ -48,9 +54,16 @@ SCALE = flags.DEFINE_float("scale", None, "Of the guidance, instead of the confi
 NAMES = flags.DEFINE_integer("names", 200, "text: how many sprites.", lower_bound=1)
 SEEDS = flags.DEFINE_integer("seeds", 2, "text: pictures of each.", lower_bound=1)
 DATASET = flags.DEFINE_string("dataset", "emoji_scenes", "reconstruction: of what.")
-N = flags.DEFINE_integer("n", 256, "reconstruction: pictures.", lower_bound=1)
-
-SHOWN = 48  # rows on a contact sheet, three beside each other
+N = flags.DEFINE_integer("n", 256, "reconstruction: pictures.", lower_bound=2)
+JUDGE = flags.DEFINE_enum(
+    "judge",
+    None,
+    [*reconstruction.JUDGES],
+    "reconstruction: LPIPS by this net, instead of one that was not trained on.",
+)
+RIVAL = flags.DEFINE_bool(
+    "rival", True, "reconstruction: shrink and enlarge the pictures too."
+)
 
 
 def weights():
@@ -99,20 +112,33 @@ def text(config):
 
 def reconstruct(config):
     """(figures, sheet rows) of --task=reconstruction."""
-    model = reconstruction.model(config, WORKDIR.value, weights())
+    stage = config, WORKDIR.value, weights()
+    model = reconstruction.model(*stage)
+    trained_on = reconstruction.trained_on(*stage)
+    net = JUDGE.value or reconstruction.judge_of(trained_on)
     result, rows = reconstruction.evaluate(
-        model, DATASET.value, N.value, SEED.value, batch_size(), progress
+        model,
+        net,
+        DATASET.value,
+        N.value,
+        SEED.value,
+        batch_size(),
+        RIVAL.value,
+        progress,
     )
-    return result | {"weights": model.weights}, rows
+    told = {"lpips_net": net, "trained_on": trained_on, "weights": model.weights}
+    return result | told, rows
 
 
 TASKS = {"text": text, "reconstruction": reconstruct}
 
 
 def rounded(value):
-    """Six digits for numbers, None for those that JSON cannot say, dicts throughout."""
+    """Six digits for numbers, None for those that JSON cannot say, at any depth."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
@@ -122,7 +148,7 @@ def write_sheet(out, rows):
     """The first rows [n, k, S, S, 3] as a sheet of three times k columns."""
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    shown = rows[:SHOWN]
+    shown = rows[: reconstruction.SHOWN]
     sheet = pictures.grid(np.concatenate(shown), columns=3 * shown.shape[1])
     pictures.save_png(out / f"{TASK.value}.png", sheet)
     cli.say(f"wrote {out / f'{TASK.value}.png'}")

@@ -1,6 +1,6 @@
-"""Numbers about pictures, as functions of numpy arrays.
+"""Numbers about pictures, features, codes and latents, as functions of numpy arrays.
 
-Pictures are uint8 [N, H, W, 3]; every function takes and returns numpy.
+Pictures are uint8 [N, H, W, 3]; every function takes numpy and returns it or a number.
 """
 
 import numpy as np
@@ -68,3 +68,83 @@ def nearest_colour(colours, palette):
     """For each of [N, 3] the row of the palette [P, 3] with the least distance: [N]."""
     difference = np.asarray(colours, float)[:, None] - np.asarray(palette, float)
     return np.argmin(np.sum(difference**2, axis=-1), axis=1)
+
+
+def gradient_energy(images):
+    """Mean squared difference of neighbours, along both axes, of each picture: [N].
+
+    Of a reconstruction against its original: below 1 is blurred, above 1 is noisier.
+    """
+    x = images.astype(np.float64)
+    axes = (1, 2)
+    return sum(np.mean(np.square(np.diff(x, axis=i)), axis=(1, 2, 3)) for i in axes) / 2
+
+
+def frechet(a, b):
+    """Frechet distance of the Gaussians that fit two sets of features [N, D], [M, D].
+
+    |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)), A and B the covariances. With
+    A = R'R and B = S'S the root's trace is the sum of the singular values of R S': no
+    root is taken of what rounding left of zeros, as an eigendecomposition of A B would
+    where there are fewer pictures than features. Few pictures give too large a value,
+    so compare only what was measured on as many.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a covariance needs two pictures, got {len(a)} and {len(b)}")
+    (mean_a, root_a), (mean_b, root_b) = _gaussian(a), _gaussian(b)
+    spread = np.sum(root_a**2) + np.sum(root_b**2)
+    common = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    return float(np.sum((mean_a - mean_b) ** 2) + spread - 2 * common)
+
+
+def _gaussian(features):
+    """(mean [D], R [min(N, D), D] with R'R the covariance), float64."""
+    x = features.astype(np.float64)
+    mean = x.mean(axis=0)
+    return mean, np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r")
+
+
+def usage(counts):
+    """The share of a codebook's codes that were chosen; counts [codes]."""
+    return float(np.mean(counts > 0))
+
+
+def perplexity(counts):
+    """exp of the entropy of how often each code was chosen: 1 to the codes' number."""
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-np.sum(share * np.log(share))))
+
+
+def moments(z):
+    """Count, sum and sum of squares of each channel of [..., C]: float64 [3, C].
+
+    Those of several batches add up.
+    """
+    z = z.reshape(-1, z.shape[-1]).astype(np.float64)
+    return np.stack([np.full(z.shape[-1], len(z)), z.sum(0), np.square(z).sum(0)])
+
+
+def latent_statistics(total):
+    """{'scale', 'latent_mean', 'latent_std'} from the `moments` of all latents.
+
+    mean and std per channel; the scale is one over the std of all values, as the
+    originals' scale_by_std, which takes the first batch alone.
+    """
+    mean, std = _spread(total)
+    return {
+        "scale": estimate_scale(total),
+        "latent_mean": mean.tolist(),
+        "latent_std": std.tolist(),
+    }
+
+
+def estimate_scale(total):
+    """What latents with these `moments` are to be multiplied by: 1 / std."""
+    _, std = _spread(total.sum(axis=1))
+    return float(1 / std)
+
+
+def _spread(total):
+    count, added, squares = total
+    mean = added / count
+    return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))

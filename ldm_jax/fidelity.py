@@ -17,11 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import cli, evaluation, generation, pictures, reconstruction
+from ldm_jax import cli, evaluation, frozen, generation, pictures, reconstruction
 from ldm_jax import prompts as prompts_lib
 from ldm_jax.data import captions, singles, sprites
 from ldm_jax.models import perceptual
-from ldm_jax.weights import cache
 
 TAPS = ("relu3_3", "relu4_3", "relu5_3")
 CELLS = 4  # a side, of the grid that activations are averaged over
@@ -139,7 +138,7 @@ def features(images, bar, batch_size=16):
 
 @functools.cache
 def _judge():
-    return jax.device_put(cache.load("vgg16"))
+    return jax.device_put(frozen.perceptual("vgg16"))
 
 
 def require_judge(size):

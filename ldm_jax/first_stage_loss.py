@@ -1,19 +1,23 @@
 """Stage one's two players: the autoencoder against a patch discriminator.
 
-L1 + LPIPS + KL, and a hinge loss whose weight adapts (Esser et al., 2021;
-Rombach et al., 2022, appendix G). Reconstruction and KL are sums over a picture,
-averaged over the batch, as in LDM's KL models: kl_weight is relative to that.
+L1 + LPIPS + the latent's term, and a GAN loss whose weight adapts (Esser et al., 2021;
+Rombach et al., 2022, appendix G). As in the originals the reconstruction of a KL model
+is a sum over a picture's numbers, and KL one over its latent's, both averaged over the
+batch; of a VQ model all are means. kl_weight is relative to that sum.
 """
 
 from collections.abc import Callable
 import dataclasses
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
-from ldm_jax import losses, pictures
+from ldm_jax import losses, names, pictures, trees
 from ldm_jax.models import discriminator as discriminator_lib
-from ldm_jax.models import perceptual
+from ldm_jax.models import perceptual, quantize
+
+AVERAGE = 0.99  # of LeCam's running means
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,82 +28,79 @@ class FirstStageLoss:
     init_extra: Callable
     grads: Callable
     validate: Callable
+    after_step: Callable | None
 
 
 def make(net, discriminator, loss):
     """The loss of autoencoder `net`; the other two are sections of the config."""
-    disc = discriminator_lib.PatchDiscriminator(**discriminator)
+    adversary = make_adversary(discriminator, loss)
+    forward = (quantised if net.arch.codes else sampled)(net, loss)
+    restarts = bool(net.arch.codes and loss.restart_after)
 
     def init(rng, x):
-        return {"discriminator": disc.init(rng, x)["params"]}
+        params = adversary.init(rng, x)
+        return params | ({"logvar": jnp.float32(0)} if loss.learn_logvar else {})
 
     def init_extra(params):
-        width = 64
-        x = jnp.zeros((1, width, width, 3))
-        variables = jax.eval_shape(disc.init, jax.random.key(0), x)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), variables)
-        return {"batch_stats": zeros["batch_stats"]}
+        extra = adversary.init_extra()
+        if restarts:
+            codes, width = net.arch.codes, net.arch.embed_channels
+            unused, spare = jnp.zeros(codes, jnp.int32), jnp.zeros((codes, width))
+            extra |= {"codes": {"last_used": unused, "spare": spare}}
+        return extra
 
-    def judge(params, stats, x):
-        variables = {"params": params, "batch_stats": stats}
-        logits, new = disc.apply(variables, x, mutable=["batch_stats"])
-        return logits, new["batch_stats"]
-
-    def lpips_of(params, x, x_hat):
-        return perceptual.lpips(params["perceptual"], x, x_hat, loss.perceptual)
-
-    def reconstruction(frozen, x, x_hat):
-        """(loss, metrics): L1 and LPIPS, summed over a picture, mean over the batch."""
-        l1 = jnp.abs(x - x_hat)
-        total, metrics = jnp.sum(l1) / len(x), {"l1": jnp.mean(l1)}
+    def reconstruction(frozen, logvar, x, x_hat):
+        """(loss, metrics) of L1 and LPIPS, which counts once for every number."""
+        l1 = jnp.mean(jnp.abs(x - x_hat))
+        error, metrics = l1, {"l1": l1}
         if loss.perceptual_weight:
-            lpips = jnp.mean(lpips_of(frozen, x, x_hat))
-            values = x[0].size  # LPIPS counts once for every value, as in the originals
-            total += loss.perceptual_weight * values * lpips
+            lpips = jnp.mean(
+                perceptual.lpips(frozen["perceptual"], x, x_hat, loss.perceptual)
+            )
+            error += loss.perceptual_weight * lpips
             metrics["lpips"] = lpips
-        return total, metrics
+        if loss.learn_logvar:  # the scale of a Laplace distribution, as a number
+            error = error * jnp.exp(-logvar) + logvar
+            metrics["logvar"] = logvar
+        return (1 if net.arch.codes else x[0].size) * error, metrics
 
     def grads(params, frozen, extra, step, keys, batch):
         x = pictures.to_float(batch["image"])
-        on = jnp.float32(step >= loss.disc_start)
+        whole = trees.merge(params["first_stage"], frozen.get("first_stage", {}))
+        logvar = params["logvar"] if loss.learn_logvar else jnp.float32(0)
 
-        def forward(p):
-            return reconstruct(net, p, keys, x)
-
-        (x_hat, kl), pull = jax.vjp(forward, params["first_stage"])
-        (rec, metrics), rec_grad = jax.value_and_grad(
-            lambda x_hat: reconstruction(frozen, x, x_hat), has_aux=True
-        )(x_hat)
-        stats = extra["batch_stats"]
-
-        def generator(x_hat):
-            logits, _ = judge(params["discriminator"], stats, x_hat)
-            return losses.hinge_generator(logits)
-
-        gan, gan_grad = jax.value_and_grad(generator)(x_hat)
-
-        # Only the last kernel is read of these two: the compiler drops the rest.
-        def last_kernel(grad):
-            return pull((grad, jnp.zeros_like(kl)))[0]["decoder"]["conv_out"]["kernel"]
-
-        weight = losses.adaptive_weight(last_kernel(rec_grad), last_kernel(gan_grad))
-        weight = on * loss.disc_weight * weight
-        (stage_grads,) = pull((rec_grad + weight * gan_grad, loss.kl_weight + 0 * kl))
-
-        def adversary(p):
-            # The reconstruction from before the generator's update; the originals
-            # compute it again after that.
-            real, new = judge(p, stats, x)
-            fake, new = judge(p, new, jax.lax.stop_gradient(x_hat))
-            return on * losses.hinge_discriminator(real, fake), new
-
-        (disc_loss, stats), disc_grads = jax.value_and_grad(adversary, has_aux=True)(
-            params["discriminator"]
+        (x_hat, latent), pull, seen = jax.vjp(
+            lambda p: forward(p, keys, x), whole, has_aux=True
         )
-        metrics |= {"loss": rec + loss.kl_weight * kl + weight * gan, "kl": kl}
-        metrics |= {"gan": gan, "gan_weight": weight, "disc_loss": disc_loss}
-        both = {"first_stage": stage_grads, "discriminator": disc_grads}
-        return both, {**extra, "batch_stats": stats}, metrics
+        (rec, metrics), (slope, logvar_grad) = jax.value_and_grad(
+            lambda x_hat, logvar: reconstruction(frozen, logvar, x, x_hat),
+            argnums=(0, 1),
+            has_aux=True,
+        )(x_hat, logvar)
+        # What follows must not change how the terms above are computed: before
+        # disc_start a step equals one without a discriminator to the last bit.
+        x_hat, slope = lax.optimization_barrier((x_hat, slope))
+
+        # Only the last kernel is read of these: the compiler drops the rest.
+        def last_kernel(slope):
+            back = pull((slope, jnp.zeros_like(latent)))[0]
+            return back["decoder"]["conv_out"]["kernel"]
+
+        gan, gan_slope, disc_grads, extra, told = adversary.play(
+            params, extra, step, x, x_hat, slope, last_kernel
+        )
+        slope = lax.optimization_barrier(slope + gan_slope)
+        (stage_grads,) = pull((slope, jnp.ones_like(latent)))
+        metrics |= {"loss": rec + latent + gan} | seen["metrics"] | told
+        if restarts:
+            rng = losses.split(keys, "restart")[0]
+            codes = quantize.watch(
+                extra["codes"], seen["indices"], seen["z"], step, rng
+            )
+            extra = {**extra, "codes": codes}
+        everything = {"first_stage": stage_grads, "discriminator": disc_grads}
+        everything["logvar"] = logvar_grad
+        return trees.like(everything, params), extra, metrics
 
     def validate(params, keys, batch):
         x = pictures.to_float(batch["image"])
@@ -110,21 +111,162 @@ def make(net, discriminator, loss):
         rows = {
             "l1": jnp.mean(jnp.abs(x_hat - x), axis=(1, 2, 3)),
             "psnr": 10 * jnp.log10(4 / mse),  # the range is 2
-            "kl": posterior.kl(),
         }
+        if not net.arch.codes:
+            rows["kl"] = posterior.kl()
         if loss.perceptual_weight:
-            rows["lpips"] = lpips_of(params, x, x_hat)
+            rows["lpips"] = perceptual.lpips(
+                params["perceptual"], x, x_hat, loss.perceptual
+            )
         return rows
 
-    return FirstStageLoss(init, init_extra, grads, validate)
+    def after_step(params, ema, extra, step):
+        """Restarts the codes that nothing chose, in the average too."""
+        path = "first_stage/codebook/codes/embedding"
+        flat = [trees.flatten(tree) for tree in (params, ema) if tree]
+        if path not in flat[0]:
+            raise ValueError(
+                f"loss.restart_after {loss.restart_after} restarts codes, which "
+                "train.trainable leaves as they are: set it to 0"
+            )
+        tables, watched = quantize.restart(
+            [tree[path] for tree in flat], extra["codes"], step, loss.restart_after
+        )
+        new = [
+            trees.nested({**tree, path: table})
+            for tree, table in zip(flat, tables, strict=True)
+        ]
+        return new[0], (new[1] if ema else ema), {**extra, "codes": watched}
+
+    return FirstStageLoss(
+        init, init_extra, grads, validate, after_step if restarts else None
+    )
 
 
-def reconstruct(net, params, keys, x):
-    """(x_hat, mean KL) through a sampled latent, with dropout."""
-    rngs = {"dropout": losses.split(keys, "dropout")[0]}
-    variables = {"params": params}
-    posterior = net.apply(variables, x, True, method="encode", rngs=rngs)
-    noise = losses.normal(losses.split(keys, "encode"), posterior.mean.shape[1:])
-    z = posterior.sample(noise)
-    x_hat = net.apply(variables, z, True, method="decode", rngs=rngs)
-    return x_hat, jnp.mean(posterior.kl())
+def sampled(net, loss):
+    """(params, keys, x) -> ((x_hat, KL term), seen) by a drawn latent, with dropout."""
+
+    def forward(params, keys, x):
+        rngs = {"dropout": losses.split(keys, "dropout")[0]}
+        variables = {"params": params}
+        posterior = net.apply(variables, x, True, method="encode", rngs=rngs)
+        noise = losses.normal(losses.split(keys, "encode"), posterior.mean.shape[1:])
+        z = posterior.sample(noise)
+        x_hat = net.apply(variables, z, True, method="decode", rngs=rngs)
+        kl = jnp.mean(posterior.kl())
+        return (x_hat, loss.kl_weight * kl), {"metrics": {"kl": kl}}
+
+    return forward
+
+
+def quantised(net, loss):
+    """(params, keys, x) -> ((x_hat, codebook term), seen), with dropout."""
+
+    def forward(params, keys, x):
+        rngs = {"dropout": losses.split(keys, "dropout")[0]}
+        variables = {"params": params}
+        z = net.apply(variables, x, True, method="encode", rngs=rngs).mean
+        codes, indices = net.apply(variables, z, method="quantise")
+        term = jnp.mean(quantize.loss(z, codes, loss.beta, loss.legacy_beta))
+        z_hat = quantize.straight_through(z, codes)
+        x_hat = net.apply(variables, z_hat, True, method="render", rngs=rngs)
+        metrics = {"codebook": term} | quantize.statistics(indices, net.arch.codes)
+        seen = {"metrics": metrics, "indices": indices, "z": z}
+        return (x_hat, loss.codebook_weight * term), seen
+
+    return forward
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """The discriminator's side."""
+
+    init: Callable  # (rng, x) -> params
+    init_extra: Callable  # () -> extra
+    play: Callable  # see make_adversary
+
+
+def make_adversary(discriminator, loss):
+    """The Adversary of the config's two sections; with disc_weight 0 it rests."""
+    disc = discriminator_lib.PatchDiscriminator(**discriminator)
+    compare = names.pick(losses.DISCRIMINATOR, loss.disc_loss)
+
+    def init(rng, x):
+        return {"discriminator": disc.init(rng, x)["params"]}
+
+    def init_extra():
+        variables = jax.eval_shape(
+            disc.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))
+        )
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), variables)
+        means = {"real": jnp.float32(0), "fake": jnp.float32(0)}
+        averages = {"lecam": means} if loss.lecam_weight else {}
+        return {"batch_stats": zeros["batch_stats"], **averages}
+
+    def judge(params, stats, x):
+        variables = {"params": params, "batch_stats": stats}
+        logits, new = disc.apply(variables, x, mutable=["batch_stats"])
+        return logits, new["batch_stats"]
+
+    def against(params, extra, x, x_hat):
+        """(loss, {batch_stats, lecam: means of the logits}) of the discriminator."""
+        # The reconstruction from before the generator's update; the originals compute
+        # it again after that.
+        stats = extra["batch_stats"]
+        real, new = judge(params, stats, x)
+        fake, new = judge(params, new, x_hat)
+        total, told = compare(real, fake), {"batch_stats": new}
+        if loss.r1_weight:
+            total += loss.r1_weight * losses.r1(lambda x: judge(params, stats, x)[0], x)
+        if loss.lecam_weight:
+            total += loss.lecam_weight * losses.lecam(real, fake, extra["lecam"])
+            told["lecam"] = {"real": jnp.mean(real), "fake": jnp.mean(fake)}
+        return total, told
+
+    def play(params, extra, step, x, x_hat, slope, last_kernel):
+        """One move of both sides.
+
+        slope: of the reconstruction's term in x_hat; last_kernel: takes a slope to the
+        gradient of the decoder's last kernel. Returns (the generator's weighted term,
+        its slope, the discriminator's gradients, extra, metrics), all zero before
+        loss.disc_start, whatever the discriminator then says.
+        """
+        trained = params["discriminator"]
+        on = step >= loss.disc_start
+        since = (step - loss.disc_start + 1) / max(loss.disc_warmup, 1)
+
+        gan, gan_slope = jax.value_and_grad(
+            lambda x_hat: losses.generator(
+                judge(trained, extra["batch_stats"], x_hat)[0]
+            )
+        )(x_hat)
+        ratio, rec_norm, gan_norm = losses.adaptive_weight(
+            last_kernel(slope), last_kernel(gan_slope)
+        )
+        weight = loss.disc_weight * jnp.minimum(since, 1.0) * ratio
+        (disc_loss, new), grads = jax.value_and_grad(against, has_aux=True)(
+            trained, extra, x, x_hat
+        )
+        if loss.lecam_weight:
+            new["lecam"] = jax.tree.map(
+                lambda old, now: jnp.where(
+                    on, AVERAGE * old + (1 - AVERAGE) * now, old
+                ),
+                extra["lecam"],
+                new["lecam"],
+            )
+
+        def if_on(tree):
+            return jax.tree.map(lambda a: jnp.where(on, a, jnp.zeros_like(a)), tree)
+
+        told = if_on({"gan_weight": weight, "disc_loss": disc_loss})
+        told |= {"gan": gan, "rec_norm": rec_norm, "gan_norm": gan_norm}
+        term, gan_slope, grads = if_on((weight * gan, weight * gan_slope, grads))
+        return term, gan_slope, grads, {**extra, **new}, told
+
+    def rest(params, extra, step, x, x_hat, slope, last_kernel):
+        """`play` where neither side moves."""
+        grads = jax.tree.map(jnp.zeros_like, params["discriminator"])
+        return jnp.float32(0), jnp.zeros_like(slope), grads, extra, {}
+
+    return Adversary(init, init_extra, play if loss.disc_weight else rest)

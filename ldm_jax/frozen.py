@@ -6,6 +6,7 @@ import jax
 
 from ldm_jax import paths, trees
 from ldm_jax import system as system_lib
+from ldm_jax.models import perceptual as perceptual_lib
 from ldm_jax.weights import cache, own
 
 
@@ -18,27 +19,49 @@ def load(config, system=None):
     system = system or system_lib.build(config)
     if config.task == "autoencoder":
         wanted = config.loss.perceptual_weight
-        return {"perceptual": cache.load(config.loss.perceptual)} if wanted else {}
+        return {"perceptual": perceptual(config.loss.perceptual)} if wanted else {}
+    if config.first_stage.kind == "identity":
+        return {}
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     return {"first_stage": first_stage(config.first_stage, shapes["first_stage"])}
 
 
-def start(config, system):
-    """(trained, rest): what train.init holds, the first stage aside, not read yet.
+def perceptual(net):
+    """The parameters of LPIPS on `net`, 'alexnet' or 'vgg16', as numpy.
 
+    Raises FileNotFoundError when they were not fetched, ValueError for another net and
+    for a file that is damaged or holds something else; they say what to do.
+    """
+    shapes = perceptual_lib.shapes(net)
+    params = cache.load(net)
+    report = trees.differences(params, shapes, "the file", net)
+    if report:
+        raise ValueError(f"{cache.refusal(net)} it does not hold {net}:\n{report}")
+    return params
+
+
+def start(config, system):
+    """(trained, rest): what train.init holds, not read yet.
+
+    All but the first stage, or of a first stage just that, without its adversary.
     Trees of weights.tensors.Tensor; both are empty without a file. Raises
     FileNotFoundError or ValueError naming it and what does not fit.
     """
     if not config.train.init:
         return {}, {}
+    alone = config.task == "autoencoder"
     path = paths.resolve(config.train.init)
     source, saved, meta = own.open_weights(path)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    shapes = {role: tree for role, tree in shapes.items() if role != "first_stage"}
+    shapes = {k: tree for k, tree in shapes.items() if (k == "first_stage") == alone}
     held = trees.nested(own.narrowed(source.tensors, "float32"))
     own.check_tree(held, shapes, f"train.init {path}")
-    _check_origin(config, path, saved, meta)
-    return trees.split(held, config.train.trainable)
+    if not alone:
+        _check_origin(config, path, saved, meta)
+    patterns = config.train.trainable
+    if alone:
+        patterns = [name for name in patterns if name.split("/")[0] == "first_stage"]
+    return trees.split(held, patterns)
 
 
 def _check_origin(config, path, saved, meta):
@@ -88,7 +111,7 @@ def _known_digest(path, size, changed):
 
 def digest(config):
     """The hash of the first stage that a config's latents come from, "" without."""
-    if config.task == "autoencoder":
+    if config.task == "autoencoder" or config.first_stage.kind == "identity":
         return ""
     return _digest_of(first_stage_file(config.first_stage))
 

@@ -13,7 +13,7 @@ NORMS = {"l1": jnp.abs, "l2": jnp.square}
 
 def split(keys, name):
     """Per-picture keys for one purpose: [B] keys -> [B] keys."""
-    purposes = ("encode", "t", "eps", "drop", "dropout")
+    purposes = ("encode", "t", "eps", "drop", "dropout", "restart")
     return jax.vmap(jax.random.fold_in, (0, None))(keys, purposes.index(name))
 
 
@@ -51,23 +51,51 @@ def bound(schedule, error, z_0, t):
     return nats / np.log(2)
 
 
-def hinge_generator(fake):
+def generator(fake):
     """What the generator minimises: fake logits [B, h, w, 1] -> []."""
     return -jnp.mean(fake)
 
 
-def hinge_discriminator(real, fake):
+def hinge(real, fake):
     """Half the sum of both hinges (Lim and Ye, 2017): logits -> []."""
     return 0.5 * (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake)))
 
 
-def adaptive_weight(grad_rec, grad_gan):
-    """VQGAN's lambda (Esser et al., 2021, eq. 7), for the decoder's last kernel.
+def vanilla(real, fake):
+    """Half the sum of both cross-entropies (Goodfellow et al., 2014): logits -> []."""
+    return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))
 
-    The ratio of the norms of the two terms' gradients, at most 1e4, constant in
-    the backward pass.
+
+DISCRIMINATOR = {"hinge": hinge, "vanilla": vanilla}
+
+
+def r1(judge, x):
+    """Half the squared norm of the real logits' gradient (Mescheder et al., 2018).
+
+    judge: x [B, H, W, 3] -> logits; their sum's gradient in each picture. -> [].
     """
-    ratio = jnp.linalg.norm(grad_rec.ravel()) / (
-        jnp.linalg.norm(grad_gan.ravel()) + 1e-4
-    )
-    return lax.stop_gradient(jnp.clip(ratio, 0.0, 1e4))
+    slope = jax.grad(lambda x: jnp.sum(judge(x)))(x)
+    return 0.5 * jnp.mean(jnp.sum(jnp.square(slope), axis=(1, 2, 3)))
+
+
+def lecam(real, fake, averages):
+    """LeCam regularisation (Tseng et al., 2021, eq. 5): logits -> [].
+
+    averages: {real, fake}, the running means of both kinds of logits.
+    """
+    above = jnp.square(jax.nn.relu(real - averages["fake"]))
+    below = jnp.square(jax.nn.relu(averages["real"] - fake))
+    return jnp.mean(above) + jnp.mean(below)
+
+
+def adaptive_weight(grad_rec, grad_gan):
+    """VQGAN's lambda (Esser et al., 2021, eq. 7): (lambda, |grad_rec|, |grad_gan|).
+
+    The ratio of the norms of the two terms' gradients for the decoder's last kernel, in
+    float32, at most 1e4, constant in the backward pass.
+    """
+    norms = [
+        jnp.linalg.norm(lax.stop_gradient(g).astype(jnp.float32).ravel())
+        for g in (grad_rec, grad_gan)
+    ]
+    return jnp.clip(norms[0] / (norms[1] + 1e-4), 0.0, 1e4), *norms

@@ -1,9 +1,21 @@
-"""What a first stage loses: held-out pictures through it, and the simplest rival."""
+"""What a first stage loses: held-out pictures through it, and the simplest rival.
+
+psnr, ssim       means over the pictures
+lpips            the same, by a net that the first stage was not trained on
+rfd              Frechet distance between VGG16's features of originals and of
+                 reconstructions; not FID, whose features are Inception's
+gradient_energy  of the reconstructions, over that of the originals: below 1, blurred
+"""
+
+import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from ldm_jax import config as config_lib
 from ldm_jax import (
     evaluation,
     frozen,
@@ -17,7 +29,12 @@ from ldm_jax import (
 from ldm_jax import system as system_lib
 from ldm_jax.data import datasets
 from ldm_jax.models import perceptual
-from ldm_jax.weights import cache, own
+from ldm_jax.weights import own
+
+JUDGES = {"alexnet": "vgg16", "vgg16": "alexnet"}  # trained on -> judged by
+UNKNOWN = "vgg16"  # the judge where no net, or one we do not know, was trained on
+TAPS = ("relu3_3", "relu4_3", "relu5_3")  # of VGG16, whose means are the features
+SHOWN = 48  # pictures that are kept for a sheet
 
 
 def model(config, workdir=None, weights=""):
@@ -27,6 +44,11 @@ def model(config, workdir=None, weights=""):
     that of the run in `workdir` or of the file `weights`.
     """
     system = system_lib.build(config)
+    if config.first_stage.kind == "identity":
+        raise ValueError(
+            "first_stage.kind 'identity' loses nothing: diffusion sees the pictures, "
+            "and there is no first stage to judge"
+        )
     if config.task == "latent_diffusion":
         if workdir:
             raise ValueError(
@@ -55,30 +77,93 @@ def model(config, workdir=None, weights=""):
     return generation.Model(config, system, params, label, mesh)
 
 
-def through(model, images, keys, batch_size, bar):
-    """uint8 [N, S, S, 3] encoded, a latent drawn, decoded: uint8 of the same shape.
+def trained_on(config, workdir=None, weights=""):
+    """The LPIPS net that `model`'s first stage was trained on; None if none is known.
 
-    keys: [N] typed keys. Raises ValueError if batch_size does not divide over devices.
+    A file says it in the config it was written with. Converted ones of latent
+    diffusion do not.
+    """
+    if config.task == "latent_diffusion":
+        weights = config.first_stage.weights
+    if not workdir:
+        path = paths.resolve(weights)
+        _, saved, _ = own.open_weights(path)
+        try:
+            config = config_lib.from_dict(saved)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} has a config that is none: {error}") from error
+    known = config.task == "autoencoder" and config.loss.perceptual_weight
+    return config.loss.perceptual if known else None
+
+
+def judge_of(net):
+    """Which net judges a first stage that was trained on `net`."""
+    return JUDGES.get(net, UNKNOWN)
+
+
+def restorer(model):
+    """(params, keys, uint8 pictures) -> {image: uint8, finite, latent: unscaled,
+    indices: of the codebook, if there is one}, compiled.
+    """
+    system, config = model.system, model.config
+    scale = config.first_stage.scale if config.task == "latent_diffusion" else 1.0
+
+    @jax.jit
+    def restore(params, keys, images):
+        x, told = pictures.to_float(images), {}
+        z_0 = system.latent(keys, system.posterior(params, x))
+        if system.encode_indices:
+            # The compiler sees that this encodes the same pictures again.
+            told["indices"] = system.encode_indices(params, x)
+            x_hat = system.decode_indices(params, told["indices"])
+        else:
+            x_hat = system.decode(params, z_0)
+        finite = jnp.all(jnp.isfinite(x_hat), axis=(1, 2, 3))
+        told |= {"image": pictures.to_uint8(x_hat), "latent": z_0 / scale}
+        return told | {"finite": finite}
+
+    return restore
+
+
+def finite(told):
+    """What a restorer gave; raises FloatingPointError where numbers are not finite."""
+    if not told["finite"].all():
+        raise FloatingPointError("the first stage gives pictures that are not finite")
+    return told
+
+
+def batches_of(model, count, batch_size):
+    """[(places [batch_size], how many of them are new)] of `count` pictures.
+
+    The last place is repeated to fill the last batch. Raises ValueError if batch_size
+    does not divide over devices.
     """
     if batch_size % model.mesh.size:
         raise ValueError(
             f"batch_size {batch_size} must be a multiple of the number of devices, "
             f"{model.mesh.size}"
         )
-    rows = sharding.batch_sharding(model.mesh)
+    return [
+        (
+            np.minimum(np.arange(start, start + batch_size), count - 1),
+            min(batch_size, count - start),
+        )
+        for start in range(0, count, batch_size)
+    ]
 
-    @jax.jit
-    def restore(params, keys, images):
-        z_0 = model.system.encode(params, keys, pictures.to_float(images))
-        return pictures.to_uint8(model.system.decode(params, z_0))
 
+def through(model, images, keys, batch_size, bar):
+    """uint8 [N, S, S, 3] encoded, a latent drawn, decoded: uint8 of the same shape.
+
+    keys: [N] typed keys. Raises ValueError if batch_size does not divide over devices.
+    """
+    restore, rows = restorer(model), sharding.batch_sharding(model.mesh)
     parts = []
-    for start in range(0, len(images), batch_size):
-        place = np.minimum(np.arange(start, start + batch_size), len(images) - 1)
-        given = jax.device_put((keys[place], images[place]), rows)
-        parts.append(np.asarray(restore(model.params, *given)))
-        bar.update(min(batch_size, len(images) - start))
-    return np.concatenate(parts)[: len(images)]
+    for places, new in batches_of(model, len(images), batch_size):
+        given = jax.device_put((keys[places], images[places]), rows)
+        parts.append(np.asarray(restore(model.params, *given)["image"])[:new])
+        bar.update(new)
+    return np.concatenate(parts)
 
 
 def down_up(images, factor):
@@ -93,53 +178,129 @@ def down_up(images, factor):
     return np.stack([one(image) for image in images])
 
 
-def distances(x, y, bar, batch_size=16):
-    """LPIPS (VGG16) of each pair of uint8 pictures: [N]."""
-    params = jax.device_put(cache.load("vgg16"))
-
-    @jax.jit
-    def lpips(params, x, y):
-        x, y = pictures.to_float(x), pictures.to_float(y)
-        return perceptual.lpips(params, x, y, "vgg16")
-
-    parts = []
-    for start in range(0, len(x), batch_size):
-        place = np.minimum(np.arange(start, start + batch_size), len(x) - 1)
-        parts.append(np.asarray(lpips(params, x[place], y[place])))
-        bar.update(min(batch_size, len(x) - start))
-    return np.concatenate(parts)[: len(x)]
+@functools.partial(jax.jit, static_argnames="net")
+def activations(params, images, net):
+    """The taps of `perceptual.features` for uint8 pictures."""
+    return perceptual.features(params, pictures.to_float(images), net)
 
 
-def figures(x, y, bar):
-    """Means over pairs of uint8 pictures."""
-    return {
-        "psnr": float(np.mean(evaluation.psnr(x, y))),
-        "ssim": float(np.mean(evaluation.ssim(x, y))),
-        "lpips": float(np.mean(distances(x, y, bar))),
+@jax.jit
+def pooled(taps):
+    """VGG16's taps -> what Frechet distances are taken of: float32 [B, 1280]."""
+    return jnp.concatenate([jnp.mean(taps[tap], axis=(1, 2)) for tap in TAPS], axis=-1)
+
+
+distance = jax.jit(perceptual.distance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """LPIPS by `net`, and VGG16's features, on the devices of a model."""
+
+    net: str
+    params: dict  # by the name of the network
+    mesh: jax.sharding.Mesh
+
+    def look(self, images):
+        """(taps of `net`, features float32 [B, 1280]) of uint8 pictures [B, S, S, 3].
+
+        Each network runs once.
+        """
+        images = jax.device_put(images, sharding.batch_sharding(self.mesh))
+        taps = {net: activations(self.params[net], images, net) for net in self.params}
+        return taps[self.net], np.asarray(pooled(taps["vgg16"]))
+
+    def see(self, x, sides):
+        """{"original": {energy, features}, side: {psnr, ...}}, numbers of each picture.
+
+        x: uint8 pictures; sides: {name: what became of them}.
+        """
+        taps, features = self.look(x)
+        original = {"energy": evaluation.gradient_energy(x), "features": features}
+        seen = {name: self.compare(x, taps, y) for name, y in sides.items()}
+        return {"original": original} | seen
+
+    def compare(self, x, taps, y):
+        """{name: [B, ...]} of pictures y beside x, whose taps of `net` are given."""
+        own_taps, features = self.look(y)
+        return {
+            "psnr": evaluation.psnr(x, y),
+            "ssim": evaluation.ssim(x, y),
+            "lpips": np.asarray(
+                distance(self.params[self.net]["heads"], taps, own_taps)
+            ),
+            "energy": evaluation.gradient_energy(y),
+            "features": features,
+        }
+
+
+def judge(net, mesh):
+    """The Judge with LPIPS by `net`; raises before anything is computed."""
+    params = {name: frozen.perceptual(name) for name in {net, "vgg16"}}
+    return Judge(net, jax.device_put(params, sharding.replicated(mesh)), mesh)
+
+
+def figures(original, rows):
+    """Numbers of a set from `Judge.compare`; original: {energy, features} of x."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # flat originals have none
+        energy = np.mean(rows["energy"]) / np.mean(original["energy"])
+    means = {key: float(np.mean(rows[key])) for key in ("psnr", "ssim", "lpips")}
+    return means | {
+        "rfd": evaluation.frechet(original["features"], rows["features"]),
+        "gradient_energy": float(energy),
     }
 
 
-def held_out(config, dataset, count):
-    """The first pictures of a data set's held-out split: uint8 [count, S, S, 3]."""
+def codebook(counts):
+    """What a codebook is used for; counts [codes] of the choices."""
+    return {
+        "codes": len(counts),
+        "usage": evaluation.usage(counts),
+        "perplexity": evaluation.perplexity(counts),
+    }
+
+
+def held_out(config, dataset):
+    """A data set's held-out split, in pictures of the config's size."""
     make = names.pick(datasets.DATASETS, dataset)
-    source = make("heldout", config.seed, config.data.image_size)
-    return np.stack([source[i]["image"] for i in range(count)])
+    return make("heldout", config.seed, config.data.image_size)
 
 
-def evaluate(model, dataset, count, seed, batch_size, progress):
-    """(figures, sheet rows): dict, uint8 [n, 3, S, S, 3].
+def evaluate(model, net, dataset, count, seed, batch_size, rival, progress):
+    """(figures, sheet rows): dict, uint8 [n, 2 or 3, S, S, 3].
 
-    The rows hold each picture, its reconstruction, and the shrunk and enlarged one.
-    progress(total) makes a bar.
+    net: the one that judges. The rows hold the first pictures, their reconstructions
+    and, if `rival`, the shrunk and enlarged ones, whose figures come too. Of all other
+    pictures only numbers are kept. progress(total) makes a bar.
     """
-    cache.path("vgg16.safetensors")
     factor = 2 ** (len(model.config.first_stage.mult) - 1)
-    keys = generation.keys(seed, np.arange(count))
-    x = held_out(model.config, dataset, count)
-    with progress(3 * count) as bar:
-        x_hat = through(model, x, keys, batch_size, bar)
-        rival = down_up(x, factor)
-        result = figures(x, x_hat, bar)
-        result["down_up"] = figures(x, rival, bar) | {"factor": factor}
-    about = {"n": count, "dataset": dataset, "factor": factor}
-    return about | result, np.stack([x, x_hat, rival], axis=1)
+    critic, source = judge(net, model.mesh), held_out(model.config, dataset)
+    batches = batches_of(model, count, batch_size)
+    restore, keys = restorer(model), generation.keys(seed, np.arange(count))
+    devices = sharding.batch_sharding(model.mesh)
+    numbers, shown, latents, counts = [], [], 0, 0
+    with progress(count) as bar:
+        for places, new in batches:
+            x = np.stack([source[int(i)]["image"] for i in places])
+            given = jax.device_put((keys[places], x), devices)
+            told = finite(jax.device_get(restore(model.params, *given)))
+            sides = {"model": told["image"]}
+            sides |= {"down_up": down_up(x, factor)} if rival else {}
+            seen = critic.see(x, sides)
+            numbers.append(jax.tree.map(lambda rows, new=new: rows[:new], seen))
+            latents = latents + evaluation.moments(told["latent"][:new])
+            if "indices" in told:
+                chosen, codes = told["indices"][:new], model.config.first_stage.codes
+                counts = counts + np.bincount(chosen.ravel(), minlength=codes)
+            if sum(map(len, shown)) < SHOWN:
+                shown.append(np.stack([x, *sides.values()], axis=1)[:new])
+            bar.update(new)
+    seen = jax.tree.map(lambda *parts: np.concatenate(parts), *numbers)
+    result = {"n": count, "dataset": dataset, "factor": factor}
+    result |= figures(seen["original"], seen["model"])
+    result |= evaluation.latent_statistics(latents)
+    result |= codebook(counts) if model.system.encode_indices else {}
+    if rival:
+        result["down_up"] = figures(seen["original"], seen["down_up"])
+        result["down_up"]["factor"] = factor
+    return result, np.concatenate(shown)[:SHOWN]

@@ -1,7 +1,6 @@
 """A run: what a workdir holds, made new or restored from its newest checkpoint."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 
@@ -96,13 +95,16 @@ def prepare(config, workdir):
 
 
 def _first_state(config, system, mesh, given, places):
-    """The state on parameters that were given, or on drawn ones."""
-    if given:
-        given = sharding.put_tree(given, mesh, "reading train.init")
-        begin = functools.partial(state_of, config, system)
-        return jax.jit(begin, out_shardings=places, donate_argnums=0)(given)
-    init = initial_state(config, system)
-    return jax.jit(init, out_shardings=places)(jax.random.key(config.seed))
+    """The state on parameters that were given, and on drawn ones where none were."""
+
+    def begin(given, rng):
+        drawn = trees.flatten(system.init(rng))
+        params = trees.nested(drawn | trees.flatten(given))
+        return state_of(config, system, params)
+
+    given = sharding.put_tree(given, mesh, "reading train.init")
+    start = jax.jit(begin, out_shardings=places, donate_argnums=0)
+    return start(given, jax.random.key(config.seed))
 
 
 def placed(shapes, places):

@@ -26,12 +26,17 @@ class System:
 
     init: Callable  # (rng) -> params
     init_extra: Callable  # (params) -> extra: what steps change besides params
-    encode: Callable  # (params, keys, x) -> z_0, scaled
+    posterior: Callable  # (params, x) -> Posterior or Point, unscaled, to be kept
+    latent: Callable  # (keys, posterior) -> z_0, drawn from it and scaled
+    encode: Callable  # (params, keys, x) -> z_0: both of them
     decode: Callable  # (params, z_0) -> x
     grads: Callable  # (params, frozen, extra, step, keys, batch)
     #                  -> (grads, extra, metrics)
     validate: Callable  # (params, keys, batch) -> {name: [B]}, on fixed noise
     batch: dict  # name -> ShapeDtypeStruct of one global batch
+    encode_indices: Callable | None = None  # (params, x) -> codes, int32 [B, h, w]
+    decode_indices: Callable | None = None  # (params, codes) -> x
+    after_step: Callable | None = None  # (params, ema, extra, step) -> the first three
     condition: Callable | None = None  # (params, batch) -> Cond
     denoise: Callable | None = None  # (params, z_t, t, cond, rng=None) -> Pred
     sample: Callable | None = None  # (params, keys, batch, knobs) -> x
@@ -100,31 +105,43 @@ def _inputs(config, shapes):
 
 
 def _first_stage(section, scale):
-    """(net, encode, mean, decode) of the autoencoder, for latents times `scale`."""
+    """(net, mean, functions of System) of an autoencoder; latents are times `scale`."""
     module = names.pick(autoencoder_lib.FIRST_STAGES, section.kind)
     net = module(_arch(autoencoder_lib.Arch, section))
 
-    def posterior_of(params, x):
-        return net.apply({"params": params["first_stage"]}, x, method="encode")
+    def run(params, x, method):
+        # An identity has no parameters, and no place in the dict.
+        return net.apply({"params": params.get("first_stage", {})}, x, method=method)
 
-    def encode(params, keys, x):
-        posterior = posterior_of(params, x)
+    def posterior(params, x):
+        return run(params, x, "encode")
+
+    def latent(keys, posterior):
         noise = losses.normal(losses.split(keys, "encode"), posterior.mean.shape[1:])
         return scale * posterior.sample(noise)
 
+    def encode(params, keys, x):
+        return latent(keys, posterior(params, x))
+
     def mean(params, x):
-        return scale * posterior_of(params, x).mean
+        return scale * posterior(params, x).mean
 
     def decode(params, z_0):
-        variables = {"params": params["first_stage"]}
-        return net.apply(variables, z_0 / scale, method="decode")
+        return run(params, z_0 / scale, "decode")
 
-    return net, encode, mean, decode
+    def by_codes(method):
+        return lambda params, x: run(params, x, method)
+
+    functions = dict(posterior=posterior, latent=latent, encode=encode, decode=decode)
+    if section.codes:
+        methods = ("encode_indices", "decode_indices")
+        functions |= {method: by_codes(method) for method in methods}
+    return net, mean, functions
 
 
 def _autoencoder(config):
     size = config.data.image_size
-    net, encode, _, decode = _first_stage(config.first_stage, 1.0)
+    net, _, stage = _first_stage(config.first_stage, 1.0)
     loss = first_stage_loss.make(net, config.discriminator, config.loss)
 
     def init(rng):
@@ -138,11 +155,11 @@ def _autoencoder(config):
     return System(
         init=init,
         init_extra=loss.init_extra,
-        encode=encode,
-        decode=decode,
         grads=loss.grads,
         validate=loss.validate,
         batch=_inputs(config, {}),
+        after_step=loss.after_step,
+        **stage,
     )
 
 
@@ -155,9 +172,7 @@ def _conditioner(config):
 def _latent_diffusion(config):
     schedule = schedule_lib.linear(**config.schedule)
     conditioner = _conditioner(config)
-    stage, encode, mean, decode = _first_stage(
-        config.first_stage, config.first_stage.scale
-    )
+    net, mean, stage = _first_stage(config.first_stage, config.first_stage.scale)
     unet = unet_lib.UNet(arch_of_unet(config))
     denoise = denoise_lib.from_unet(unet, schedule, config.loss.predicts)
     size = config.data.image_size
@@ -191,12 +206,9 @@ def _latent_diffusion(config):
 
     def init(rng):
         stage_rng, cond_rng, unet_rng = jax.random.split(rng, 3)
-        params = {
-            "first_stage": stage.init(stage_rng, jnp.zeros((1, size, size, 3)))[
-                "params"
-            ],
-            "cond_stage": conditioner.init(cond_rng),
-        }
+        params = net.init(stage_rng, jnp.zeros((1, size, size, 3)))
+        params = {"first_stage": params["params"]} if params else {}
+        params["cond_stage"] = conditioner.init(cond_rng)
         batch = {k: jnp.zeros((1, *v.shape[1:]), v.dtype) for k, v in inputs.items()}
         cond = condition(params, batch)
         z_t = jnp.zeros((1, *latent))
@@ -208,7 +220,7 @@ def _latent_diffusion(config):
 
     def error(params, keys, batch, t, rng):
         """losses.diffusion at the steps t, on the keys' noise."""
-        z_0 = encode(params, keys, pictures.to_float(batch["image"]))
+        z_0 = stage["encode"](params, keys, pictures.to_float(batch["image"]))
         eps = losses.normal(losses.split(keys, "eps"), latent)
         cond = condition(params, batch)
 
@@ -262,19 +274,18 @@ def _latent_diffusion(config):
             guided = denoise_lib.with_cfg(denoise, knobs["scale"], null)
         z_T = samplers.initial_noise(keys, latent)
         z_0 = sampler(guided, params, keys, z_T, cond, knobs["grid"], knobs)
-        return decode(params, z_0)
+        return stage["decode"](params, z_0)
 
     return System(
         init=init,
         init_extra=lambda params: {},
-        encode=encode,
-        decode=decode,
         grads=grads,
         validate=validate,
         batch=inputs,
         condition=condition,
         denoise=denoise,
         sample=sample,
+        **stage,
     )
 
 

@@ -39,6 +39,7 @@ def compile_step(run):
         seed=config.seed,
         ema_decay=train.ema_decay,
         accumulate=train.accumulate,
+        after_step=run.system.after_step,
     )
     batch = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(

@@ -31,13 +31,16 @@ def picture_keys(seed, step, batch):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
-def make_train_step(grads_fn, tx, learning_rate, *, seed, ema_decay, accumulate):
+def make_train_step(
+    grads_fn, tx, learning_rate, *, seed, ema_decay, accumulate, after_step=None
+):
     """(state, frozen, batch) -> (state, metrics), to be jitted with donation.
 
-    `grads_fn` is System.grads. With `accumulate` > 1 the batch goes through it in
-    that many parts, one after the other; keys belong to pictures, so the sum is
-    the big batch's. A step whose loss, gradients or updates are not finite changes
-    nothing but the counters and `step`: its batch is skipped, its numbers are reported.
+    `grads_fn` and `after_step` are System's. With `accumulate` > 1 the batch goes
+    through the first in that many parts, one after the other; keys belong to
+    pictures, so the sum is the big batch's. A step whose loss, gradients or updates
+    are not finite changes nothing but the counters and `step`: its batch is skipped,
+    its numbers are reported.
     """
 
     def train_step(state, frozen, batch):
@@ -50,7 +53,10 @@ def make_train_step(grads_fn, tx, learning_rate, *, seed, ema_decay, accumulate)
         finite = jnp.all(jnp.isfinite(numbers))
 
         params = optax.apply_updates(state.params, updates)
-        new = (params, average(state, params), opt_state, extra)
+        ema = average(state, params)
+        if after_step:
+            params, ema, extra = after_step(params, ema, extra, state.step)
+        new = (params, ema, opt_state, extra)
         old = (state.params, state.ema, state.opt_state, state.extra)
         params, ema, opt_state, extra = jax.tree.map(
             lambda a, b: jnp.where(finite, a, b), new, old

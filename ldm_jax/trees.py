@@ -90,3 +90,10 @@ def merge(*trees):
             raise ValueError(f"two trees hold the parameters {sorted(both)[:6]}")
         flat |= new
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def like(tree, wanted):
+    """The leaves of a nested dict that another one has too, in its structure."""
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    kept = traverse_util.flatten_dict(wanted, sep="/")
+    return traverse_util.unflatten_dict({k: flat[k] for k in kept}, sep="/")

@@ -6,30 +6,10 @@ import pathlib
 from ldm_jax import config
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
-VQ_F4 = dict(kind="vq", mult=(1, 2, 4), attention=(0, 0, 0), codes=8192)
-VQ_F8 = dict(kind="vq", mult=(1, 2, 2, 4), attention=(0, 0, 0, 1), codes=16_384)
-KL_F8 = dict(kind="kl", mult=(1, 2, 4, 4), attention=(0, 0, 0, 0))
-
-# Name -> (channels of bottleneck and latent, what differs from the base).
-FIRST_STAGES = {
-    "kl-f4": (3, dict(mult=(1, 2, 4), attention=(0, 0, 0))),
-    "kl-f8": (4, KL_F8),
-    "kl-f16": (16, dict(mult=(1, 1, 2, 2, 4), attention=(0, 0, 0, 0, 1))),
-    "kl-f32": (64, dict(mult=(1, 1, 2, 2, 4, 4), attention=(0, 0, 0, 0, 1, 1))),
-    "vq-f4": (3, VQ_F4),
-    "vq-f4-noattn": (3, {**VQ_F4, "mid_attention": False}),
-    "vq-f8": (4, VQ_F8),
-    "vq-f8-n256": (4, {**VQ_F8, "codes": 256}),
-    "vq-f16": (
-        8,
-        dict(
-            kind="vq",
-            mult=(1, 1, 2, 2, 4),
-            attention=(0, 0, 0, 0, 1),
-            codes=16_384,
-        ),
-    ),
-}
+FIRST_STAGES = (
+    *("kl-f4", "kl-f8", "kl-f16", "kl-f32"),
+    *("vq-f4", "vq-f4-noattn", "vq-f8", "vq-f8-n256", "vq-f16"),
+)
 
 FACES = dict(channels=224, mult=(1, 2, 3, 4), depths=(0, 1, 1, 1), attention="plain")
 EIGHT = dict(heads=8, head_channels=0)
@@ -94,20 +74,17 @@ MODELS = {
 
 
 def first_stage(name):
-    """The config of a first stage alone; VQ ones do not train yet: unchecked."""
-    c = config.autoencoder()
-    channels, changes = FIRST_STAGES[name]
-    c.first_stage.update(z_channels=channels, embed_channels=channels, **changes)
-    return c
+    """The config of a first stage alone."""
+    return shipped("autoencoder", name)
 
 
 def model(name):
     """The checked config of one of LDM's diffusion models."""
     stage, unet, cond = MODELS[name]
     c = config.latent_diffusion()
-    channels, changes = FIRST_STAGES[stage]
-    c.first_stage.update(z_channels=channels, embed_channels=channels, **changes)
-    c.unet.update(out_channels=channels, **unet)
+    stage = first_stage(stage).first_stage
+    c.first_stage.update(stage.to_dict())
+    c.unet.update(out_channels=stage.embed_channels, **unet)
     c.cond_stage.update(cond)
     return config.check(c)
 

@@ -11,7 +11,7 @@ FILES = sorted([*ROOT.glob("ldm_jax/**/*.py"), *ROOT.glob("configs/**/*.py")])
 # Commands may import everything of ours but each other, and nothing imports them.
 COMMANDS = {
     *("train", "sample", "evaluate", "plan"),
-    *("convert", "export", "fetch", "inspect_data"),
+    *("convert", "export", "fetch", "inspect_data", "reconstruct"),
 }
 # What the commands share: it joins all other parts, and only they import it.
 TOOLS = {
@@ -24,13 +24,16 @@ TOOLS = {
 # What each module or package of ldm_jax may import of ldm_jax, "" being everything;
 # the longest name decides. A new module needs a line here: where does it stand?
 KIT = {"names", "paths", "trees"}
+RULES = {"config_require", "config_rules_diffusion", "config_rules_first_stage"}
 MATHS = {"schedule", "denoise", "samplers", "losses"}
 MAY_IMPORT = {
     **{name: {""} for name in COMMANDS | TOOLS},
     "configs": {"config"},
     "ldm_jax": set(),
     "config": {"config_rules", "names"},
-    "config_rules": {"names"},
+    "config_rules": {"names", *RULES},
+    **{name: {"names", "config_require"} for name in RULES},
+    "config_require": set(),
     "names": set(),
     "paths": set(),
     "trees": set(),
@@ -40,7 +43,7 @@ MAY_IMPORT = {
     "losses": {"schedule", "names"},
     "models": {"models"},
     "models.conditioners": {"models", "denoise", "names"},
-    "first_stage_loss": {"losses", "models", "pictures"},
+    "first_stage_loss": {"losses", "models", "names", "pictures", "trees"},
     "system": {*KIT, *MATHS, "config", "first_stage_loss", "models", "pictures"},
     "checkpoint": KIT,
     "evaluation": KIT,
@@ -50,7 +53,10 @@ MAY_IMPORT = {
     "sharding": KIT,
     "train_step": KIT,
     "weights": {*KIT, "weights"},
-    "frozen": {*KIT, "system", "weights"},
+    "frozen": {*KIT, "models", "system", "weights"},
+    "patches": KIT,
+    "strips": {"models", "weights"},
+    "large": {*KIT, "models", "patches", "strips", "system"},
     "exchange": {
         *KIT,
         *("config", "config_rules", "system", "frozen"),
@@ -65,7 +71,7 @@ MAY_IMPORT = {
 BANNED = {
     "": {"jax._src", "tensorflow", "torch"},
     "config": {"flax", "jax"},
-    "config_rules": {"flax", "jax"},
+    **{name: {"flax", "jax"} for name in ("config_rules", *RULES)},
     "data": {"flax", "jax", "optax"},
     "models": {"absl", "ml_collections"},
 }
@@ -157,7 +163,7 @@ def is_config(node, module):
             return True
         node = node.value
     names = {"config", "cfg"}
-    if within(module, ["configs", "config", "config_rules"]):
+    if within(module, ["configs", "config", "config_rules", *RULES]):
         names.add("c")
     return isinstance(node, ast.Name) and node.id in names
 

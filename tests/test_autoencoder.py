@@ -31,12 +31,12 @@ def x():
 
 @pytest.fixture(scope="module")
 def params(x):
-    net = autoencoder.AutoencoderKL(TINY)
+    net = autoencoder.Autoencoder(TINY)
     return helpers.random_params(helpers.init_shapes(net, x))
 
 
 def run(arch, params, method, *args, **kwargs):
-    net = autoencoder.AutoencoderKL(arch)
+    net = autoencoder.Autoencoder(arch)
     return helpers.apply(net, params, *args, method=method, **kwargs)
 
 
@@ -105,7 +105,7 @@ def test_the_decoder_has_a_block_more_and_ends_at_level_0(params):
 
 def test_without_attention_there_are_no_such_parameters(x):
     bare = dataclasses.replace(TINY, attention=(0, 0), mid_attention=False)
-    shapes = helpers.init_shapes(autoencoder.AutoencoderKL(bare), x)
+    shapes = helpers.init_shapes(autoencoder.Autoencoder(bare), x)
     names = {**shapes["encoder"], **shapes["decoder"]}
     assert not [name for name in names if "attn" in name]
     assert shapes["encoder"].keys() >= {"mid_res_0", "mid_res_1"}

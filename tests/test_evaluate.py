@@ -28,11 +28,26 @@ def test_text_is_one_line_of_figures(tmp_path):
 
 
 @pytest.mark.fetched
-def test_reconstruction_is_one_line_of_figures():
-    told = json.loads(
-        commands.said("ldm_jax.evaluate", "--task=reconstruction", "--n=4")
-    )
+def test_reconstruction_is_one_line_of_figures(tmp_path):
+    flags = ["--task=reconstruction", "--n=4", f"--out={tmp_path}"]
+    told = json.loads(commands.said("ldm_jax.evaluate", *flags))
     assert told["task"] == "reconstruction" and told["n"] == 4 and told["factor"] == 4
-    assert told["psnr"] > told["down_up"]["psnr"] > 15
-    assert told["ssim"] > told["down_up"]["ssim"] > 0.5
-    assert 0 < told["lpips"] < told["down_up"]["lpips"]
+    assert told["lpips_net"] == "vgg16" and told["trained_on"] == "alexnet"
+    rival = told["down_up"]
+    assert told["psnr"] > rival["psnr"] > 15
+    assert told["ssim"] > rival["ssim"] > 0.5
+    assert 0 < told["lpips"] < rival["lpips"]
+    assert 0 < told["rfd"] < rival["rfd"]
+    assert 1 > told["gradient_energy"] > rival["gradient_energy"] > 0
+    assert len(told["latent_mean"]) == len(told["latent_std"]) == 4
+    assert told["scale"] == pytest.approx(0.948, rel=0.3)  # that of training pictures
+    with Image.open(tmp_path / "reconstruction.png") as image:
+        assert np.asarray(image).std() > 0
+
+
+@pytest.mark.fetched
+def test_reconstruction_by_another_judge_without_the_rival():
+    flags = ["--task=reconstruction", "--n=2", "--judge=alexnet", "--norival"]
+    told = json.loads(commands.said("ldm_jax.evaluate", *flags))
+    assert told["lpips_net"] == told["trained_on"] == "alexnet"
+    assert 0 < told["lpips"] < 0.5 and "down_up" not in told

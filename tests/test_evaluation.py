@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from ldm_jax import evaluation
 
@@ -102,3 +103,91 @@ def test_the_frame_gives_the_colour():
     np.testing.assert_array_equal(colours, [[250, 214, 40], [38, 92, 214]])
     palette = [(255, 0, 0), (30, 100, 220), (255, 220, 30)]
     assert evaluation.nearest_colour(colours, palette).tolist() == [2, 1]
+
+
+def test_gradient_energy_of_known_slopes():
+    ramp = np.tile(np.arange(8, dtype=np.uint8) * 3, (8, 1))[None, ..., None]
+    ramp = np.repeat(ramp, 3, axis=-1)
+    both = np.concatenate([ramp, ramp.swapaxes(1, 2), np.full_like(ramp, 9)])
+    np.testing.assert_allclose(evaluation.gradient_energy(both), [4.5, 4.5, 0])
+    checks = (np.indices((8, 8)).sum(0) % 2 * 255).astype(np.uint8)  # down and up
+    checks = np.repeat(checks[None, ..., None], 3, axis=-1)
+    np.testing.assert_allclose(evaluation.gradient_energy(checks), [255**2])
+
+
+def by_sqrtm(a, b):
+    """Frechet distance as it is usually written."""
+    (cov_a, cov_b), shift = (np.cov(x.T) for x in (a, b)), a.mean(0) - b.mean(0)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    return shift @ shift + np.trace(cov_a + cov_b - 2 * root)
+
+
+def test_frechet_of_equal_and_of_shifted_sets():
+    a = np.random.default_rng(0).standard_normal((50, 8))
+    assert abs(evaluation.frechet(a, a)) < 1e-12
+    shift = np.arange(8)
+    assert evaluation.frechet(a, a + shift) == pytest.approx(np.sum(shift**2))
+    order = np.random.default_rng(1).permutation(50)
+    assert abs(evaluation.frechet(a, a[order])) < 1e-12
+
+
+def test_frechet_of_diagonal_covariances():
+    signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 4), axis=-1).reshape(-1, 4)
+    a, b = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 2.0, 0.0, 1.0])
+    expected = np.sum((a - b) ** 2) * 16 / 15  # the covariances divide by n - 1
+    assert evaluation.frechet(signs * a, signs * b) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("counts", [(60, 60), (60, 40)])
+def test_frechet_agrees_with_a_matrix_square_root(counts):
+    gen = np.random.default_rng(2)
+    a, b = (
+        gen.standard_normal((n, 12)) @ gen.standard_normal((12, 12)) + gen.normal()
+        for n in counts
+    )
+    there = evaluation.frechet(a, b)
+    assert there == pytest.approx(by_sqrtm(a, b), rel=1e-9)
+    assert there == pytest.approx(evaluation.frechet(b, a), rel=1e-9)
+
+
+def test_frechet_of_fewer_pictures_than_features():
+    a, b = np.random.default_rng(3).standard_normal((2, 6, 40)).astype(np.float32)
+    assert abs(evaluation.frechet(a, a)) < 1e-6
+    # In the space that they span nothing is singular.
+    basis = np.linalg.qr(np.concatenate([a, b]).astype(float).T)[0]
+    assert evaluation.frechet(a, b) == pytest.approx(
+        by_eigenvalues(a @ basis, b @ basis), rel=1e-6
+    )
+    with pytest.raises(ValueError, match="two pictures, got 1 and 6"):
+        evaluation.frechet(a[:1], b)
+
+
+def by_eigenvalues(a, b):
+    values, vectors = np.linalg.eigh(np.cov(a.T))
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    middle = np.linalg.eigvalsh(root @ np.cov(b.T) @ root)
+    spread = np.trace(np.cov(a.T) + np.cov(b.T))
+    spread -= 2 * np.sum(np.sqrt(np.maximum(middle, 0)))
+    return np.sum((a.mean(0) - b.mean(0)) ** 2) + spread
+
+
+def test_use_of_a_codebook():
+    even = np.full(8, 5)
+    assert evaluation.usage(even) == 1
+    assert evaluation.perplexity(even) == pytest.approx(8)
+    one = np.array([0, 0, 7, 0])
+    assert evaluation.usage(one) == 0.25 and evaluation.perplexity(one) == 1
+    two = np.array([3, 1, 0, 0])
+    assert evaluation.usage(two) == 0.5
+    assert evaluation.perplexity(two) == pytest.approx(4 / 3**0.75)
+
+
+def test_latents_are_measured_in_parts():
+    gen = np.random.default_rng(5)
+    z = gen.standard_normal((7, 4, 4, 3)).astype(np.float32) * (1, 2, 3) + (0, 1, 5)
+    parts = evaluation.moments(z[:3]) + evaluation.moments(z[3:])
+    told = evaluation.latent_statistics(parts)
+    assert told["scale"] == evaluation.estimate_scale(parts)
+    assert told["scale"] == pytest.approx(1 / z.std())
+    np.testing.assert_allclose(told["latent_mean"], z.mean((0, 1, 2)))
+    np.testing.assert_allclose(told["latent_std"], z.std((0, 1, 2)))

@@ -57,7 +57,7 @@ def results(rig):
 def written_out(rig):
     """Each term and its gradients, one after the other, by jax.grad alone."""
     arch = system._arch(autoencoder.Arch, rig.config.first_stage)
-    net = autoencoder.AutoencoderKL(arch)
+    net = autoencoder.Autoencoder(arch)
     disc = discriminator.PatchDiscriminator(channels=4, depth=1)
     x = jnp.float32(rig.batch["image"]) / 127.5 - 1
     noise = losses.normal(losses.split(rig.keys, "encode"), (32, 32, 4))
@@ -185,7 +185,7 @@ def test_validation_uses_the_mean_and_gives_numbers_per_picture(rig):
 
     x = np.float64(rig.batch["image"]) / 127.5 - 1
     arch = system._arch(autoencoder.Arch, rig.config.first_stage)
-    net = autoencoder.AutoencoderKL(arch)
+    net = autoencoder.Autoencoder(arch)
     x_hat = np.float64(helpers.apply(net, rig.params["first_stage"], jnp.float32(x)))
     np.testing.assert_allclose(
         found["l1"], np.abs(x - x_hat).mean((1, 2, 3)), rtol=1e-4

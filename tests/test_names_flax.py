@@ -61,7 +61,7 @@ def test_a_flax_unet_says_what_torch_says(flax):
 
 def test_a_flax_first_stage_says_what_torch_says(flax):
     c, params, held = flax
-    net = autoencoder.AutoencoderKL(system.arch_of_first_stage(c))
+    net = autoencoder.Autoencoder(system.arch_of_first_stage(c))
     found = helpers.apply(net, params["first_stage"], held["image"], method="encode")
     assert_near(found.mean, held["mean_torch"])
     assert_near(found.logvar, held["logvar_torch"])

@@ -1,10 +1,13 @@
 """Sizes of the released networks, from shapes alone: nothing is allocated."""
 
 import helpers
+import jax
 import jax.numpy as jnp
 import pytest
+import released_configs
 
-from ldm_jax.models import autoencoder, discriminator, text, unet
+from ldm_jax import system
+from ldm_jax.models import discriminator, text, unet
 
 BASE = dict(
     out_channels=3,
@@ -111,34 +114,26 @@ def test_unet(name):
     assert_size(helpers.count(helpers.init_shapes(net, z, t, context, vector)), wanted)
 
 
-# Name -> (mult, attention, channels of the bottleneck and the latent, parameters).
+# Millions to two decimals, where no more digits are known.
 FIRST_STAGES = {
-    "kl-f4": ((1, 2, 4), (0, 0, 0), 3, 55.31),
-    "kl-f8": ((1, 2, 4, 4), (0, 0, 0, 0), 4, 83_653_863),
-    "kl-f16": ((1, 1, 2, 2, 4), (0, 0, 0, 0, 1), 16, 69.61),
-    "kl-f32": ((1, 1, 2, 2, 4, 4), (0, 0, 0, 0, 1, 1), 64, 103.88),
+    "kl-f4": 55.31,
+    "kl-f8": 83_653_863,
+    "kl-f16": 69.61,
+    "kl-f32": 103.88,
+    "vq-f4": 55.32,
+    "vq-f4-noattn": 53.22,
+    "vq-f8": 67.72,
+    "vq-f8-n256": 67.65,
+    "vq-f16": 69.59,
 }
 
 
 @pytest.mark.parametrize("name", FIRST_STAGES)
 def test_first_stage(name):
-    mult, attends, channels, wanted = FIRST_STAGES[name]
-    arch = autoencoder.Arch(
-        channels=128,
-        mult=mult,
-        blocks=2,
-        attention=attends,
-        mid_attention=True,
-        z_channels=channels,
-        embed_channels=channels,
-        codes=0,
-        dropout=0.0,
-        groups=32,
-        dtype="float32",
-    )
-    x = jnp.zeros((1, 64, 64, 3))
-    shapes = helpers.init_shapes(autoencoder.AutoencoderKL(arch), x)
-    assert_size(helpers.count(shapes), wanted)
+    """Those of configs/autoencoder.py, without the discriminator."""
+    c = released_configs.first_stage(name)
+    shapes = jax.eval_shape(system.build(c).init, jax.random.key(0))
+    assert_size(helpers.count(shapes["first_stage"]), FIRST_STAGES[name])
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 import pytest
 
+from ldm_jax import frozen
 from ldm_jax.data import singles, sprites
 from ldm_jax.models import perceptual
-from ldm_jax.weights import cache
 
 SIZES = {"alexnet": 31, "vgg16": 16}
 
@@ -137,7 +137,7 @@ def test_distance_agrees_with_its_definition():
 
 @pytest.mark.fetched
 def test_published_weights_order_noise_blur_and_other_pictures():
-    params = cache.load("alexnet")
+    params = frozen.perceptual("alexnet")
     cells = sprites.load().scene_indices[:8]
     plain = [singles.single(cell, "blue", 64)[0] for cell in cells]
     blurred = [
@@ -154,7 +154,7 @@ def test_published_weights_order_noise_blur_and_other_pictures():
 
 @pytest.mark.fetched
 def test_published_weights_fit_the_networks(net):
-    params = cache.load(net)
+    params = frozen.perceptual(net)
     found = jax.tree.map(lambda a: (a.shape, a.dtype), params)
     wanted = jax.tree.map(lambda s: (s.shape, s.dtype), perceptual.shapes(net))
     assert found == wanted

@@ -26,14 +26,19 @@ def attend(q, k, v):
     """Softmax attention: [B, L, H, D], [B, M, H, D] twice -> [B, L, H, D].
 
     Scores and softmax are float32. More than `CHUNK` queries go in chunks, which
-    costs no time and keeps the scores from filling the memory.
+    costs no time and keeps the scores from filling the memory; what remains of them
+    goes last.
     """
     length = q.shape[1]
-    if length <= CHUNK or length % CHUNK:
+    if length <= CHUNK:
         return _attend(q, k, v)
-    chunks = rearrange(q, "b (n l) h d -> n b l h d", l=CHUNK)
+    whole = length - length % CHUNK
+    chunks = rearrange(q[:, :whole], "b (n l) h d -> n b l h d", l=CHUNK)
     out = lax.map(lambda chunk: _attend(chunk, k, v), chunks)
-    return rearrange(out, "n b l h d -> b (n l) h d")
+    out = rearrange(out, "n b l h d -> b (n l) h d")
+    if whole == length:
+        return out
+    return jnp.concatenate([out, _attend(q[:, whole:], k, v)], axis=1)
 
 
 def _attend(q, k, v, seen=None):

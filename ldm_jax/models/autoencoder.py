@@ -156,38 +156,12 @@ def pointwise(fan_in, features, dtype):
     )
 
 
-class AutoencoderKL(nn.Module):
-    """`encode` gives the posterior of an unscaled latent; `decode` a picture."""
+class Autoencoder(nn.Module):
+    """Encoder and decoder with a Gaussian between them, or with a codebook.
 
-    arch: Arch
-
-    def setup(self):
-        arch = self.arch
-        z, latent = arch.z_channels, arch.embed_channels
-        self.encoder = Encoder(arch)
-        self.decoder = Decoder(arch)
-        self.quant_conv = pointwise(2 * z, 2 * latent, arch.dtype)
-        self.post_quant_conv = pointwise(latent, z, arch.dtype)
-
-    def __call__(self, x, train=False):  # touches every parameter: for `init`
-        return self.decode(self.encode(x, train).mean, train)
-
-    def encode(self, x, train=False):
-        """x [B, H, W, 3] in [-1, 1] -> Posterior of [B, H / f, W / f, c], float32."""
-        moments = self.quant_conv(self.encoder(x, train)).astype(jnp.float32)
-        mean, logvar = jnp.split(moments, 2, axis=-1)
-        return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
-
-    def decode(self, z, train=False):
-        """z [B, h, w, c] -> x [B, h * f, w * f, 3], float32, nominally in [-1, 1]."""
-        return self.decoder(self.post_quant_conv(z), train).astype(jnp.float32)
-
-
-class AutoencoderVQ(nn.Module):
-    """As AutoencoderKL, with a codebook in front of the decoder.
-
-    Diffusion sees the latent before it is quantised; `decode` quantises. That is
-    LDM's VQModelInterface, and every released VQ model works so.
+    `encode` gives an unscaled latent and `decode` a picture. With a codebook diffusion
+    sees the latent before it is quantised, and `decode` quantises: that is LDM's
+    VQModelInterface, and every released VQ model works so.
     """
 
     arch: Arch
@@ -195,23 +169,62 @@ class AutoencoderVQ(nn.Module):
     def setup(self):
         arch = self.arch
         z, latent = arch.z_channels, arch.embed_channels
+        outputs = 1 if arch.codes else 2
         self.encoder = Encoder(arch)
         self.decoder = Decoder(arch)
-        self.codebook = quantize.Codebook(arch.codes)
-        self.quant_conv = pointwise(z, latent, arch.dtype)
+        self.quant_conv = pointwise(outputs * z, outputs * latent, arch.dtype)
         self.post_quant_conv = pointwise(latent, z, arch.dtype)
+        if arch.codes:
+            self.codebook = quantize.Codebook(arch.codes, latent)
 
     def __call__(self, x, train=False):  # touches every parameter: for `init`
         return self.decode(self.encode(x, train).mean, train)
 
     def encode(self, x, train=False):
-        """x [B, H, W, 3] in [-1, 1] -> Point of [B, H / f, W / f, c], float32."""
-        return Point(self.quant_conv(self.encoder(x, train)).astype(jnp.float32))
+        """x [B, H, W, 3] in [-1, 1] -> Posterior or Point of [B, H / f, W / f, c]."""
+        moments = self.quant_conv(self.encoder(x, train)).astype(jnp.float32)
+        if self.arch.codes:
+            return Point(moments)
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
 
     def decode(self, z, train=False):
         """z [B, h, w, c] -> x [B, h * f, w * f, 3], float32, nominally in [-1, 1]."""
-        z = self.post_quant_conv(self.codebook(z))
-        return self.decoder(z, train).astype(jnp.float32)
+        return self.render(self.codebook(z) if self.arch.codes else z, train)
+
+    def render(self, z, train=False):
+        """`decode` without a codebook."""
+        return self.decoder(self.post_quant_conv(z), train).astype(jnp.float32)
+
+    def quantise(self, z):
+        """(quantised [B, h, w, c], indices int32 [B, h, w]) of a latent."""
+        indices = self.codebook.indices(z)
+        return self.codebook.lookup(indices), indices
+
+    def encode_indices(self, x):
+        """x [B, H, W, 3] -> the codes of its latent, int32 [B, H / f, W / f]."""
+        return self.codebook.indices(self.encode(x).mean)
+
+    def decode_indices(self, indices):
+        """int32 [B, h, w] -> x [B, h * f, w * f, 3]."""
+        return self.render(self.codebook.lookup(indices))
 
 
-FIRST_STAGES = {"kl": AutoencoderKL, "vq": AutoencoderVQ}
+class Identity(nn.Module):
+    """No first stage: f = 1, diffusion sees the picture. It has no parameters."""
+
+    arch: Arch
+
+    def __call__(self, x, train=False):
+        return x
+
+    def encode(self, x, train=False):
+        """The picture as its own latent."""
+        return Point(x)
+
+    def decode(self, z, train=False):
+        """The latent, which is a picture."""
+        return z
+
+
+FIRST_STAGES = {"kl": Autoencoder, "vq": Autoencoder, "identity": Identity}

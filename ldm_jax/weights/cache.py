@@ -3,6 +3,9 @@
 import os
 import pathlib
 
+import numpy as np
+
+from ldm_jax import trees
 from ldm_jax.weights import own
 
 # File name in the cache -> what `python -m ldm_jax.fetch` calls it.
@@ -23,12 +26,34 @@ def path(name):
         raise ValueError(f"no fetched file {name!r}; there are {sorted(FETCHED)}")
     file = folder() / name
     if not file.exists():
-        command = f"python -m ldm_jax.fetch {FETCHED[name]}"
-        raise FileNotFoundError(f"{file} is missing; get it once with: {command}")
+        raise FileNotFoundError(f"{file} is missing; get it once with: {command(name)}")
     return file
 
 
+def command(name):
+    """What fetches the file `name`."""
+    return f"python -m ldm_jax.fetch {FETCHED[name]}"
+
+
+def refusal(net):
+    """How an error about the cached file of `net` begins: which, and what to do."""
+    name = f"{net}.safetensors"
+    file = folder() / name
+    return f"{file} cannot be used: delete it and run `{command(name)}`, because"
+
+
 def load(net):
-    """Parameters of `models.perceptual` ('alexnet' or 'vgg16'): nested dict, numpy."""
-    params, _, _ = own.load_weights(path(f"{net}.safetensors"))
+    """Parameters of `models.perceptual` ('alexnet' or 'vgg16'): nested dict, numpy.
+
+    `frozen.perceptual` holds them to the network's shapes. Raises ValueError, which
+    says what to do, for a file that is damaged or has numbers that are not finite.
+    """
+    file = path(f"{net}.safetensors")
+    try:
+        params, _, _ = own.load_weights(file)
+    except ValueError as error:
+        raise ValueError(f"{refusal(net)} {error}") from error
+    for name, array in trees.flatten(params).items():
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"{refusal(net)} {name} has numbers that are not finite")
     return params
