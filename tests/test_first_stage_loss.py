@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax import losses, system
+from ldm_jax import config, losses, system
 from ldm_jax.models import autoencoder, discriminator, perceptual
 
 OFF, ON = 1, 2  # tiny_autoencoder_config: disc_start is 2
@@ -124,8 +124,11 @@ def test_the_weight_is_the_ratio_at_the_decoders_last_kernel(results, written_ou
         kernel_norm(written_out["generator"]) + 1e-4
     )
     assert 1e-3 < ratio < 9e3
-    found = float(results[ON][2]["gan_weight"])
-    assert found == pytest.approx(0.6 * ratio, rel=1e-4)
+    told = results[ON][2]
+    assert float(told["gan_weight"]) == pytest.approx(0.6 * ratio, rel=1e-4)
+    for name, term in (("rec_norm", "reconstruction"), ("gan_norm", "generator")):
+        wanted = kernel_norm(written_out[term])
+        assert float(told[name]) == pytest.approx(wanted, rel=1e-4)
 
 
 @pytest.mark.parametrize("step", [OFF, ON])
@@ -204,3 +207,62 @@ def test_without_lpips_no_net_is_needed(rig):
     assert jax.tree.structure(grads) == jax.tree.structure(rig.params)
     rows = jax.eval_shape(built.validate, rig.params, rig.keys, rig.batch)
     assert "lpips" not in metrics and set(rows) == {"l1", "psnr", "kl"}
+
+
+@pytest.fixture(scope="module")
+def with_logvar(rig):
+    """(rig's system with loss.learn_logvar, its compiled grads)."""
+    c = rig.config.copy_and_resolve_references()
+    c.loss.learn_logvar = True
+    c.train.trainable = (*c.train.trainable, "logvar")
+    built = system.build(config.check(c))
+
+    @jax.jit
+    def run(logvar):
+        params = {**rig.params, "logvar": logvar}
+        told = rig.frozen, rig.extra, jnp.int32(ON), rig.keys, rig.batch
+        return built.grads(params, *told)
+
+    return built, run
+
+
+def test_a_logvar_of_0_changes_nothing_but_is_learned(rig, results, with_logvar):
+    built, run = with_logvar
+    fresh = jax.eval_shape(built.init, jax.random.key(0))
+    assert fresh.keys() == {"first_stage", "discriminator", "logvar"}
+    drawn = jax.jit(lambda rng: built.init(rng)["logvar"])(jax.random.key(0))
+    assert drawn.shape == () and drawn.dtype == jnp.float32 and float(drawn) == 0
+
+    grads, _, metrics = run(jnp.float32(0))
+    wanted, _, plain = results[ON]
+    assert_near({k: grads[k] for k in wanted}, wanted)
+    assert metrics.keys() - plain.keys() == {"logvar"} and float(metrics["logvar"]) == 0
+    for name, value in plain.items():
+        assert float(metrics[name]) == pytest.approx(float(value), rel=1e-4)
+    # The slope of count * (error / exp(logvar) + logvar), by hand.
+    error = float(plain["l1"]) + 0.7 * float(plain["lpips"])
+    assert float(grads["logvar"]) == pytest.approx(3072 * (1 - error), rel=1e-4)
+
+
+def test_logvar_is_the_scale_of_the_reconstruction(results, written_out, with_logvar):
+    _, run = with_logvar
+    grads, _, metrics = run(jnp.float32(0.8))
+    plain = results[ON][2]
+    error = float(plain["l1"]) + 0.7 * float(plain["lpips"])
+    assert float(metrics["l1"]) == pytest.approx(float(plain["l1"]), rel=1e-5)
+    rec = 3072 * (error / np.exp(0.8) + 0.8)
+    gan = float(metrics["gan_weight"]) * float(metrics["gan"])
+    loss = rec + 3 * float(plain["kl"]) + gan
+    assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-4)
+    slope = 3072 * (1 - error / np.exp(0.8))
+    assert float(grads["logvar"]) == pytest.approx(slope, rel=1e-4)
+
+    # The adaptive weight shrinks with the reconstruction's gradient, KL's term stays.
+    share = np.exp(-0.8)
+    weight = share * float(plain["gan_weight"])
+    assert float(metrics["gan_weight"]) == pytest.approx(weight, rel=1e-4)
+    wanted = jax.tree.map(
+        lambda rec, kl, gan: share * rec + 3 * kl + weight * gan,
+        *(written_out[name][1] for name in ("reconstruction", "kl", "generator")),
+    )
+    assert_near(grads["first_stage"], wanted)

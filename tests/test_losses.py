@@ -130,36 +130,70 @@ def test_the_bound_is_a_sum_of_kl_divergences(schedule):
     np.testing.assert_allclose(bound, each, rtol=1e-4)
 
 
+REAL = jnp.array([2.0, 0.5, -1.0, 1.0]).reshape(2, 2, 1, 1)
+FAKE = jnp.array([-3.0, -0.5, 0.0, 2.0]).reshape(2, 2, 1, 1)
+
+
 def test_hinges_by_hand():
-    real = jnp.array([2.0, 0.5, -1.0, 1.0]).reshape(2, 2, 1, 1)
-    fake = jnp.array([-3.0, -0.5, 0.0, 2.0]).reshape(2, 2, 1, 1)
     # max(0, 1 - real) = 0, 0.5, 2, 0; max(0, 1 + fake) = 0, 0.5, 1, 3
     wanted = 0.5 * (2.5 / 4 + 4.5 / 4)
-    assert float(losses.hinge_discriminator(real, fake)) == pytest.approx(wanted)
-    assert float(losses.hinge_generator(fake)) == pytest.approx(1.5 / 4)
+    assert float(losses.hinge(REAL, FAKE)) == pytest.approx(wanted)
+    assert float(losses.generator(FAKE)) == pytest.approx(1.5 / 4)
     right, wrong = jnp.full((1, 2, 2, 1), 1.5), jnp.full((1, 2, 2, 1), -1.5)
-    assert float(losses.hinge_discriminator(right, wrong)) == 0
+    assert float(losses.hinge(right, wrong)) == 0
+
+
+def test_cross_entropies_by_hand():
+    """-log of the probability of being right, which is a sigmoid of the logit."""
+    right = lambda logits: 1 / (1 + np.exp(-np.float64(logits)))
+    real, fake = right(REAL), 1 - right(FAKE)
+    wanted = -0.5 * (np.mean(np.log(real)) + np.mean(np.log(fake)))
+    assert float(losses.vanilla(REAL, FAKE)) == pytest.approx(wanted, rel=1e-6)
+    undecided = float(losses.vanilla(0 * REAL, 0 * FAKE))
+    assert undecided == pytest.approx(np.log(2))
+    assert losses.DISCRIMINATOR == {"hinge": losses.hinge, "vanilla": losses.vanilla}
+
+
+def test_the_gradient_penalty_by_hand():
+    """Logits of slope 2x and 3 in each pixel: half the sum of squares of a picture."""
+    x = helpers.normal(0, 2, 3, 3, 3)
+    judge = lambda x: jnp.stack([jnp.sum(x**2, axis=(1, 2, 3)), 3 * x[:, 0, 0, 0]])
+    slope = 2 * np.float64(x)
+    slope[:, 0, 0, 0] += 3
+    wanted = 0.5 * np.mean(np.sum(slope**2, axis=(1, 2, 3)))
+    assert float(losses.r1(judge, x)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_lecam_by_hand():
+    """What lies above the other side's mean counts: of the real ones, and below."""
+    averages = {"real": jnp.float32(0.75), "fake": jnp.float32(-0.5)}
+    # real - (-0.5) = 2.5, 1, -0.5, 1.5; 0.75 - fake = 3.75, 1.25, 0.75, -1.25
+    wanted = (2.5**2 + 1 + 1.5**2) / 4 + (3.75**2 + 1.25**2 + 0.75**2) / 4
+    assert float(losses.lecam(REAL, FAKE, averages)) == pytest.approx(wanted)
 
 
 def test_the_adaptive_weight_is_a_ratio_of_norms_with_a_limit():
     rec, gan = jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 2.0]])
-    weight = losses.adaptive_weight(rec, gan)
+    weight, *norms = losses.adaptive_weight(rec, gan)
     assert float(weight) == pytest.approx(5 / 2.0001)
-    assert float(losses.adaptive_weight(rec, 0 * gan)) == 1e4
-    assert float(losses.adaptive_weight(0 * rec, gan)) == 0
-    small = losses.adaptive_weight(rec * 1e-5, 0 * gan)
+    assert [float(norm) for norm in norms] == [5, 2]
+    limit, *norms = losses.adaptive_weight(rec, 0 * gan)
+    assert float(limit) == 1e4 and float(norms[0]) == 5  # which have none
+    assert float(losses.adaptive_weight(0 * rec, gan)[0]) == 0
+    small = losses.adaptive_weight(rec * 1e-5, 0 * gan)[0]
     assert float(small) == pytest.approx(5e-5 / 1e-4, rel=1e-4)
 
 
 def test_the_adaptive_weight_is_a_constant():
     rec, gan = jnp.array([3.0, 4.0]), jnp.array([1.0, 2.0])
-    slopes = jax.grad(losses.adaptive_weight, (0, 1))(rec, gan)
+    total = lambda *told: sum(losses.adaptive_weight(*told))
+    slopes = jax.grad(total, (0, 1))(rec, gan)
     assert helpers.largest_difference(slopes, (0 * rec, 0 * gan)) == 0
 
 
 def test_purposes_draw_different_noise():
     keys = jax.random.split(jax.random.key(0), 2)
-    purposes = ("encode", "t", "eps", "drop", "dropout")
+    purposes = ("encode", "t", "eps", "drop", "dropout", "restart")
     drawn = [np.asarray(losses.normal(losses.split(keys, p), (4,))) for p in purposes]
     assert len({x.tobytes() for x in drawn}) == len(purposes)
     assert drawn[0].shape == (2, 4) and np.any(drawn[0][0] != drawn[0][1])
