@@ -151,7 +151,7 @@ def test_cross_entropies_by_hand():
     assert float(losses.vanilla(REAL, FAKE)) == pytest.approx(wanted, rel=1e-6)
     undecided = float(losses.vanilla(0 * REAL, 0 * FAKE))
     assert undecided == pytest.approx(np.log(2))
-    assert losses.DISCRIMINATOR == {"hinge": losses.hinge, "vanilla": losses.vanilla}
+    assert {"hinge": losses.hinge, "vanilla": losses.vanilla} == losses.DISCRIMINATOR
 
 
 def test_the_gradient_penalty_by_hand():
