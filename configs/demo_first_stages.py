@@ -31,8 +31,10 @@ def get_config(variant="kl-f4"):
     if kind == "vq":
         c.first_stage.codes = 1024
         c.loss.restart_after = 50
+    else:
+        c.loss.kl_weight = 0.02
     c.discriminator.update(channels=32, depth=2)
-    c.loss.update(perceptual="alexnet", perceptual_weight=0.1, kl_weight=0.02)
+    c.loss.update(perceptual="alexnet", perceptual_weight=0.1)
     c.loss.update(disc_weight=0.4, disc_start=800, disc_warmup=50)
 
     c.optim.update(optimizer="muon", lr=4e-3, betas=(0.9, 0.99))

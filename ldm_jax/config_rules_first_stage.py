@@ -2,9 +2,13 @@
 
 from ldm_jax import config_require
 
-# Knobs of a first stage's loss that only one kind reads, and what they are elsewhere.
+# Knobs of a first stage's loss that only one kind reads, and what they are elsewhere:
+# as in the base.
 LOSS_OF = {
     "learn_logvar": ("kl", False),
+    "kl_weight": ("kl", 1e-6),
+    "codebook_weight": ("vq", 1.0),
+    "beta": ("vq", 0.25),
     "legacy_beta": ("vq", False),
     "restart_after": ("vq", 0),
 }
@@ -38,10 +42,26 @@ def autoencoder(c):
         config_require.require(
             loss[key] >= 0, f"loss.{key} {loss[key]} must be 0 steps or more"
         )
+    _discriminator(c)
     config_require.require(
         loss.learn_logvar == ("logvar" in c.train.trainable),
         f"loss.learn_logvar {loss.learn_logvar} and 'logvar' in train.trainable "
         f"{c.train.trainable} go together",
+    )
+
+
+def _discriminator(c):
+    loss, depth, size = c.loss, c.discriminator.depth, c.data.image_size
+    for key in ("r1_weight", "lecam_weight"):
+        config_require.require(
+            loss[key] == 0 or loss.disc_weight > 0,
+            f"loss.{key} {loss[key]} does nothing where loss.disc_weight is 0: it must "
+            "be 0",
+        )
+    config_require.require(
+        size // 2**depth > 2,
+        f"discriminator.depth {depth} leaves no patch of data.image_size {size}: it "
+        f"needs pictures of {3 * 2**depth}",
     )
 
 

@@ -66,42 +66,34 @@ RIVAL = flags.DEFINE_bool(
 )
 
 
-def weights():
-    return WEIGHTS.value or generation.EMBEDDED
-
-
 def batch_size():
     return sharding.whole_batch(BATCH_SIZE.value, jax.device_count())
 
 
-def read_config():
-    """The config that the flags name: a file's, or the one of the weights."""
-    if CONFIG.value is None and WORKDIR.value is not None:
-        raise ValueError("--workdir needs the --config that the run was made with")
-    if WEIGHTS.value is not None and WORKDIR.value is not None:
-        raise ValueError("--workdir and --weights exclude each other: name one of them")
-    config = CONFIG.value or generation.config_of(weights())
+def named():
+    """(config, weights) that the flags name, with those of sampling."""
+    config, weights = reconstruction.named(CONFIG.value, WORKDIR.value, WEIGHTS.value)
     changed = {"steps": STEPS.value, "scale": SCALE.value}
     changed = {key: value for key, value in changed.items() if value is not None}
     if changed and config.task != "latent_diffusion":
         raise ValueError(f"--{min(changed)} is of sampling; {config.task} has none")
     if changed:
         config.sample.update(changed)
-    return config_lib.check(config)
+    return config_lib.check(config), weights
 
 
 def progress(total):
     return tqdm.tqdm(total=total, unit="picture")
 
 
-def text(config):
+def text(config, weights):
     """(figures, sheet rows) of --task=text."""
     if config.task != "latent_diffusion" or config.cond_stage.kind != "text":
         raise ValueError("--task=text needs the config of a model that takes prompts")
     if WORKDIR.value:
         model = generation.from_run(config, WORKDIR.value)
     else:
-        model = generation.from_file(config, weights())
+        model = generation.from_file(config, weights or generation.EMBEDDED)
     result, rows = fidelity.evaluate(
         model, NAMES.value, SEEDS.value, SEED.value, batch_size(), progress
     )
@@ -110,9 +102,9 @@ def text(config):
     return result | counts | told | {"weights": model.weights}, rows
 
 
-def reconstruct(config):
+def reconstruct(config, weights):
     """(figures, sheet rows) of --task=reconstruction."""
-    stage = config, WORKDIR.value, weights()
+    stage = config, WORKDIR.value, weights
     model = reconstruction.model(*stage)
     trained_on = reconstruction.trained_on(*stage)
     net = JUDGE.value or reconstruction.judge_of(trained_on)
@@ -158,7 +150,7 @@ def main(argv):
     del argv
     began = time.perf_counter()
     task = names.pick(TASKS, TASK.value)
-    result, rows = task(read_config())
+    result, rows = task(*named())
     if OUT.value:
         write_sheet(OUT.value, rows)
     result |= {"seed": SEED.value, "seconds": time.perf_counter() - began}

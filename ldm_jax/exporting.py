@@ -35,7 +35,8 @@ def export(config, workdir, out, dtype, batches):
     if config.task == "autoencoder":
         params = {"first_stage": params["first_stage"]}
         stored = jax.tree.map(lambda x: np.asarray(x, dtype).astype("float32"), params)
-        meta |= measure_latents(config, system, stored, batches)
+        same = frozen.encoder_of_start(runs.as_trained(config, workdir))
+        meta |= same or measure_latents(config, system, stored, batches)
     else:
         frozen.load(config, system)  # it must be there and fit
         meta["first_stage"] = frozen.digest(config)

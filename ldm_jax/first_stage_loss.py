@@ -43,8 +43,9 @@ def make(net, discriminator, loss):
         extra = adversary.init_extra()
         if restarts:
             codes, width = net.arch.codes, net.arch.embed_channels
-            unused, spare = jnp.zeros(codes, jnp.int32), jnp.zeros((codes, width))
-            extra |= {"codes": {"last_used": unused, "spare": spare}}
+            # As if all were used just before step 0.
+            used, spare = jnp.full(codes, -1, jnp.int32), jnp.zeros((codes, width))
+            extra |= {"codes": {"last_used": used, "spare": spare}}
         return extra
 
     def reconstruction(frozen, logvar, x, x_hat):
@@ -64,7 +65,9 @@ def make(net, discriminator, loss):
 
     def grads(params, frozen, extra, step, keys, batch):
         x = pictures.to_float(batch["image"])
-        whole = trees.merge(params["first_stage"], frozen.get("first_stage", {}))
+        whole = trees.merge(
+            params.get("first_stage", {}), frozen.get("first_stage", {})
+        )
         logvar = params["logvar"] if loss.learn_logvar else jnp.float32(0)
 
         (x_hat, latent), pull, seen = jax.vjp(
@@ -96,6 +99,8 @@ def make(net, discriminator, loss):
                 extra["codes"], seen["indices"], seen["z"], step, rng
             )
             extra = {**extra, "codes": codes}
+            dead = quantize.dead(codes, step, loss.restart_after)
+            metrics |= {"alive": 1 - jnp.mean(dead), "restarted": jnp.sum(dead)}
         everything = {"first_stage": stage_grads, "discriminator": disc_grads}
         everything["logvar"] = logvar_grad
         return trees.like(everything, params), extra, metrics

@@ -56,7 +56,9 @@ def start(config, system):
     shapes = {k: tree for k, tree in shapes.items() if (k == "first_stage") == alone}
     held = trees.nested(own.narrowed(source.tensors, "float32"))
     own.check_tree(held, shapes, f"train.init {path}")
-    if not alone:
+    if alone:
+        check_shape(config.first_stage, saved, f"train.init {path}")
+    else:
         _check_origin(config, path, saved, meta)
     patterns = config.train.trainable
     if alone:
@@ -81,6 +83,23 @@ def _check_origin(config, path, saved, meta):
         )
 
 
+FREE = ("dtype", "dropout", "weights", "scale")  # do not change what weights mean
+
+
+def check_shape(section, saved, name):
+    """Raises ValueError where a first stage was another function of the same shapes.
+
+    section: first_stage of a config; saved: the config in the file called `name`.
+    """
+    for key, then in saved.get("first_stage", {}).items():
+        now = section.to_dict().get(key, then)
+        now = list(now) if isinstance(now, tuple) else now
+        if key not in FREE and now != then:
+            raise ValueError(
+                f"first_stage.{key} is {now!r}, but {name} was made with {then!r}"
+            )
+
+
 def located(named, folder, wanted):
     """The path of the first stage that a weights file in `folder` names.
 
@@ -90,7 +109,7 @@ def located(named, folder, wanted):
     places = [paths.resolve(named)] if named else []
     places.append(folder / (places[0].name if places else "first_stage.safetensors"))
     there = [path for path in places if path.is_file()]
-    fitting = [path for path in there if _digest_of(path) == wanted]
+    fitting = [path for path in there if latents_of(path) == wanted]
     return (fitting or there or places)[0]
 
 
@@ -110,10 +129,37 @@ def _known_digest(path, size, changed):
 
 
 def digest(config):
-    """The hash of the first stage that a config's latents come from, "" without."""
+    """What tells a config's latents from others, `latents_of`; "" without a file."""
     if config.task == "autoencoder" or config.first_stage.kind == "identity":
         return ""
-    return _digest_of(first_stage_file(config.first_stage))
+    return latents_of(first_stage_file(config.first_stage))
+
+
+def latents_of(path):
+    """What tells the latents of a first stage's file from others: a hash.
+
+    The file's own, or where only a decoder was trained that of the file it came from.
+    """
+    meta = own.open_weights(path)[2] if own.has_header(path) else {}
+    return meta.get("latents", _digest_of(path))
+
+
+def encoder_of_start(config):
+    """What a first stage's export says of latents that are train.init's; else {}.
+
+    So they are where neither the encoder nor quant_conv is trained.
+    """
+    if config.task != "autoencoder" or not config.train.init:
+        return {}
+    trained, _ = start(config, system_lib.build(config))
+    if trained.get("first_stage", {}).keys() & {"encoder", "quant_conv"}:
+        return {}
+    path = paths.resolve(config.train.init)
+    meta = own.open_weights(path)[2]
+    kept = ("scale", "latent_mean", "latent_std", "scale_pictures")
+    return {key: meta[key] for key in kept if key in meta} | {
+        "latents": latents_of(path)
+    }
 
 
 def first_stage_file(section):
@@ -135,11 +181,12 @@ def first_stage_file(section):
 def first_stage(section, shapes):
     """The autoencoder of a latent diffusion config, its scale checked."""
     path = first_stage_file(section)
-    params, _, meta = own.load_weights(path)
+    params, saved, meta = own.load_weights(path)
     if "first_stage" not in params:
         raise ValueError(f"{path} holds no first stage: it has {sorted(params)}")
     params = params["first_stage"]
     own.check_tree(params, shapes, str(path))
+    check_shape(section, saved, str(path))
     if "scale" not in meta:
         raise ValueError(
             f"{path} has no scale: write it with ldm_jax.export or ldm_jax.convert"

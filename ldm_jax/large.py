@@ -29,10 +29,15 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-    """Pixels of the picture: the side of a patch, and from one patch to the next."""
+    """Pixels of the picture: the side of a patch, and from one patch to the next.
+
+    The originals take the same numbers in pixels of the picture to encode and of the
+    latent to decode; here both ways have the same patches.
+    """
 
     patch: int
     stride: int
+    tie_breaker: bool = False  # of `patches.over`
 
 
 def arch(config):
@@ -112,11 +117,11 @@ def _whole(stage, x, tiles, progress):
 
 def _patch(stage, x, tiles, progress):
     f = strips.factor(stage.arch)
-    size = (tiles.patch, tiles.stride)
+    size, ways = (tiles.patch, tiles.stride), {"tie_breaker": tiles.tie_breaker}
     encode, decode = (_applied(stage, method) for method in ("encode", "decode"))
-    z = patches.over(encode, x, *size, down=f, progress=progress)
+    z = patches.over(encode, x, *size, down=f, progress=progress, **ways)
     latent = (n // f for n in size)
-    return patches.over(decode, z, *latent, up=f, progress=progress)
+    return patches.over(decode, z, *latent, up=f, progress=progress, **ways)
 
 
 def _exact(stage, x, tiles, progress):

@@ -79,9 +79,9 @@ def r1(judge, x):
 
 
 def lecam(real, fake, averages):
-    """LeCam regularisation (Tseng et al., 2021, eq. 5): logits -> [].
+    """LeCam regularisation (Tseng et al., 2021), as its authors' code has it: [].
 
-    averages: {real, fake}, the running means of both kinds of logits.
+    real, fake: logits; averages: {real, fake}, the running means of both.
     """
     above = jnp.square(jax.nn.relu(real - averages["fake"]))
     below = jnp.square(jax.nn.relu(averages["real"] - fake))

@@ -28,7 +28,6 @@ import tqdm
 from ldm_jax import (
     cli,
     evaluation,
-    generation,
     large,
     names,
     patches,
@@ -36,7 +35,6 @@ from ldm_jax import (
     reconstruction,
     strips,
 )
-from ldm_jax import config as config_lib
 
 IMAGE = flags.DEFINE_string("image", None, "The picture.", required=True)
 OUT = flags.DEFINE_string("out", None, "The restored one, a .png.", required=True)
@@ -56,30 +54,24 @@ STRIDE = flags.DEFINE_integer(
     lower_bound=1,
 )
 
+TIES = flags.DEFINE_bool(
+    "tie_breaker", False, "patch: patches near the picture's border count less."
+)
+
 SIDE = 256  # of a patch
-
-
-def read_config():
-    """The checked config that the flags name: a file's, or the one of the weights."""
-    if CONFIG.value is None and WORKDIR.value is not None:
-        raise ValueError("--workdir needs the --config that the run was made with")
-    if WEIGHTS.value is not None and WORKDIR.value is not None:
-        raise ValueError("--workdir and --weights exclude each other: name one of them")
-    config = CONFIG.value or generation.config_of(WEIGHTS.value or generation.EMBEDDED)
-    return config_lib.check(config)
 
 
 def tiles(image, factor):
     """The large.Patches of the flags, checked for a picture; None in other modes."""
     if names.pick(large.MODES, MODE.value) is not large.MODES["patch"]:
-        if PATCH.value or STRIDE.value:
-            raise ValueError("--patch and --stride are of --mode=patch")
+        if PATCH.value or STRIDE.value or TIES.value:
+            raise ValueError("--patch, --stride, --tie_breaker are of --mode=patch")
         return None
     patch = PATCH.value or SIDE
     stride = STRIDE.value or max(factor, patch // 2 // factor * factor)
     grown = [n + -n % factor for n in image.shape[:2]]
     patches.check(*grown, patch, stride, factor)
-    return large.Patches(patch, stride)
+    return large.Patches(patch, stride, TIES.value)
 
 
 def check_out():
@@ -122,10 +114,10 @@ def main(argv):
     del argv
     check_out()
     image = large.read(IMAGE.value)
-    config = read_config()
+    given = CONFIG.value, WORKDIR.value, WEIGHTS.value
+    config, weights = reconstruction.named(*given)
     factor = strips.factor(large.arch(config))
     cut = tiles(image, factor)
-    weights = WEIGHTS.value or generation.EMBEDDED
     model = reconstruction.model(config, WORKDIR.value, weights)
     stage = large.stage(model)
     began = time.perf_counter()

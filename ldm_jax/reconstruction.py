@@ -37,7 +37,23 @@ TAPS = ("relu3_3", "relu4_3", "relu5_3")  # of VGG16, whose means are the featur
 SHOWN = 48  # pictures that are kept for a sheet
 
 
-def model(config, workdir=None, weights=""):
+def named(config=None, workdir=None, weights=None):
+    """(config, weights) that three flags name: a config file's, or that of the weights.
+
+    Without any of them the embedded model is meant. Raises ValueError where they
+    contradict each other.
+    """
+    if config is None and workdir is not None:
+        raise ValueError("--workdir needs the --config that the run was made with")
+    if weights is not None and workdir is not None:
+        raise ValueError("--workdir and --weights exclude each other: name one of them")
+    if config is None:
+        weights = weights or generation.EMBEDDED
+        config = generation.config_of(weights)
+    return config_lib.check(config), weights
+
+
+def model(config, workdir=None, weights=None):
     """The generation.Model of a first stage alone, without sampling.
 
     Of a latent diffusion config it is the one the config names; of an autoencoder's,
@@ -55,19 +71,24 @@ def model(config, workdir=None, weights=""):
                 "a latent diffusion run trains no first stage: leave --workdir out to "
                 "judge the one that its config names"
             )
+        if weights:
+            _check_named(config, weights)
         params = frozen.load(config, system)
         label = own.digest(paths.resolve(config.first_stage.weights))
     elif workdir:
         params, step = runs.latest_params(config, workdir)
         label = runs.label(params, workdir, step)
+    elif not weights:
+        raise ValueError("name a first stage with --weights, or a run with --workdir")
     else:
         path = paths.resolve(weights)
-        params, _, _ = own.load_weights(path)
+        params, saved, _ = own.load_weights(path)
         if "first_stage" not in params:
             raise ValueError(
                 f"{path} holds no first stage: name one with --weights, or a run with "
                 "--workdir"
             )
+        frozen.check_shape(config.first_stage, saved, str(path))
         label = own.digest(path)
     params = {"first_stage": params["first_stage"]}
     shapes = jax.eval_shape(system.init, jax.random.key(0))
@@ -77,7 +98,18 @@ def model(config, workdir=None, weights=""):
     return generation.Model(config, system, params, label, mesh)
 
 
-def trained_on(config, workdir=None, weights=""):
+def _check_named(config, weights):
+    """Raises ValueError where a diffusion model's file has another first stage."""
+    path = paths.resolve(weights)
+    meta, stage = own.open_weights(path)[2], frozen.digest(config)
+    if meta.get("first_stage", frozen.latents_of(path)) != stage:
+        raise ValueError(
+            f"{path} is not of the first stage that is judged, {stage}, which "
+            "first_stage.weights names: leave --weights out, or --config"
+        )
+
+
+def trained_on(config, workdir=None, weights=None):
     """The LPIPS net that `model`'s first stage was trained on; None if none is known.
 
     A file says it in the config it was written with. Converted ones of latent
@@ -85,7 +117,9 @@ def trained_on(config, workdir=None, weights=""):
     """
     if config.task == "latent_diffusion":
         weights = config.first_stage.weights
-    if not workdir:
+    if workdir:
+        config = runs.as_trained(config, workdir)
+    else:
         path = paths.resolve(weights)
         _, saved, _ = own.open_weights(path)
         try:

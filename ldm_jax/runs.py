@@ -180,21 +180,35 @@ def save(run, step):
     checkpoint.save(run.manager, step, run.state, about(run.config, step))
 
 
-def latest_params(config, workdir):
-    """(parameters, step) of a run's newest checkpoint: the average if there is one."""
-    system = system_lib.build(config)
+def _newest(workdir):
+    """(manager, step) of a run's newest checkpoint, to read from."""
     folder = pathlib.Path(workdir) / "checkpoints"
     manager = checkpoint.open(folder, read_only=True)
     step = checkpoint.latest(manager)
     if step is None:
         raise FileNotFoundError(f"{folder} holds no checkpoint")
-    # What lies beside the parameters is as the run's own optimizer left it.
+    return manager, step
+
+
+def as_trained(config, workdir):
+    """The config with those sections as a run was made that only its training reads."""
+    manager, step = _newest(workdir)
     then = json.loads(checkpoint.read_meta(manager, step)["config"])
-    as_saved = config.copy_and_resolve_references()
-    as_saved.update(
-        {key: config_lib.completed(then)[key] for key in ("optim", "train")}
-    )
-    init = initial_state(as_saved, system)
+    manager.close()
+    then = config_lib.completed(then)
+    trained = config.copy_and_resolve_references()
+    beside = ("optim", "train", "loss", "discriminator")
+    trained.update({key: then[key] for key in beside if key in then})
+    trained.train.init = config.train.init  # the file may have moved since
+    return trained
+
+
+def latest_params(config, workdir):
+    """(parameters, step) of a run's newest checkpoint: the average if there is one."""
+    system = system_lib.build(config)
+    as_saved = as_trained(config, workdir)
+    manager, step = _newest(workdir)
+    init = initial_state(as_saved, system_lib.build(as_saved))
     shapes = jax.eval_shape(init, jax.random.key(0))
     mesh = sharding.make_mesh(config.parallel.fsdp)
     places = sharding.params_sharding(shapes, mesh)
@@ -202,7 +216,6 @@ def latest_params(config, workdir):
     manager.close()
     warn_of_changes(config, meta["config"], MODEL)
     check_files(config, workdir, meta)
-    as_saved.train.init = config.train.init  # the file may have moved since
     _, rest = frozen.start(as_saved, system)
     rest = sharding.put_tree(rest, mesh, "reading what was frozen")
     return trees.merge(state.ema or state.params, rest), step

@@ -167,3 +167,68 @@ def test_downsampling_pads_the_far_side_only(pixel):
     (down,) = kept["intermediates"]["down_0_resample"]["__call__"]
     found = np.argwhere(down[0, :, :, 0]).tolist()
     assert down.shape == (1, 4, 4, 4) and found == ([[1, 1]] if pixel == 2 else [])
+
+
+VQ = dataclasses.replace(TINY, codes=9)
+
+
+@pytest.fixture(scope="module")
+def vq_params(x):
+    return helpers.random_params(helpers.init_shapes(autoencoder.Autoencoder(VQ), x))
+
+
+def test_the_log_variance_is_clipped_and_its_deviation_follows(params, x):
+    """By its bias alone: -30 and 20 are the ends, between them it is free."""
+    for bias, wanted in ((-99.0, -30.0), (99.0, 20.0), (7.0, 7.0)):
+        kernel = jnp.zeros_like(params["quant_conv"]["kernel"])
+        still = {"kernel": kernel, "bias": jnp.array([1.0, 2.0, bias, bias])}
+        posterior = run(TINY, {**params, "quant_conv": still}, "encode", x)
+        np.testing.assert_array_equal(posterior.logvar, np.full((2, 4, 6, 2), wanted))
+        np.testing.assert_array_equal(posterior.mean[0, 0, 0], [1.0, 2.0])
+        ones = jnp.ones(posterior.mean.shape)
+        deviation = posterior.sample(ones) - posterior.mean
+        np.testing.assert_allclose(
+            deviation, np.full(ones.shape, np.exp(wanted / 2)), rtol=1e-5, atol=1e-6
+        )
+        np.testing.assert_array_equal(posterior.sample(0 * ones), posterior.mean)
+
+
+def test_a_codebook_has_one_moment_and_a_table_beside_the_halves(vq_params, params):
+    assert vq_params.keys() - params.keys() == {"codebook"}
+    assert vq_params["codebook"]["codes"]["embedding"].shape == (9, 2)
+    assert vq_params["quant_conv"]["kernel"].shape == (3, 2)
+    assert vq_params["encoder"]["conv_out"]["bias"].shape == (3,)
+    assert params["quant_conv"]["kernel"].shape == (6, 4)
+
+
+def test_a_point_is_what_the_encoder_says(vq_params, x):
+    point = run(VQ, vq_params, "encode", x)
+    h = helpers.apply(autoencoder.Encoder(VQ), vq_params["encoder"], x)
+    wanted = pointwise(vq_params, "quant_conv", h)
+    np.testing.assert_allclose(point.mean, wanted, atol=1e-5)
+    assert isinstance(point, autoencoder.Point)
+    noise = helpers.normal(2, *point.mean.shape)
+    np.testing.assert_array_equal(point.sample(noise), point.mean)
+
+
+def test_decoding_quantises_and_rendering_does_not(vq_params, x):
+    z = run(VQ, vq_params, "encode", x).mean
+    table = vq_params["codebook"]["codes"]["embedding"]
+    codes, indices = run(VQ, vq_params, "quantise", z)
+    gaps = np.float64(z)[..., None, :] - np.float64(table)
+    np.testing.assert_array_equal(indices, np.argmin(np.sum(gaps**2, -1), -1))
+    np.testing.assert_array_equal(codes, table[indices])
+    np.testing.assert_array_equal(run(VQ, vq_params, "encode_indices", x), indices)
+
+    x_hat = run(VQ, vq_params, "decode", z)
+    for method, told in (("render", codes), ("decode_indices", indices)):
+        np.testing.assert_allclose(
+            run(VQ, vq_params, method, told), x_hat, atol=1e-5, err_msg=method
+        )
+    plain = run(VQ, vq_params, "render", z)
+    assert helpers.largest_difference(plain, x_hat) > 1e-2
+
+
+def test_every_kind_has_a_module():
+    kinds = {"kl", "vq", "identity"}
+    assert autoencoder.FIRST_STAGES.keys() == kinds

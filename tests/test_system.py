@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax import knobs, losses, pictures, system
+from ldm_jax import config, knobs, losses, pictures, system
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +155,72 @@ def test_ancestral_sampling_takes_its_variance_from_the_knobs(c, rig):
     }
     assert helpers.largest_difference(drawn[0, 0], drawn[1, 0]) > 1e-3
     assert helpers.largest_difference(drawn[0, 0], drawn[0, 1]) == 0
+
+
+@pytest.fixture(scope="module", params=["kl", "vq"])
+def stage(request):
+    """(kind, system, params, keys, x) of a first stage of either kind."""
+    c = helpers.tiny_autoencoder_config()
+    c.data.image_size = 16
+    c.first_stage.mid_attention = False
+    if request.param == "vq":
+        c.first_stage.update(kind="vq", codes=16)
+    built = system.build(config.check(c))
+    shapes = jax.eval_shape(built.init, jax.random.key(0))["first_stage"]
+    params = {"first_stage": helpers.random_params(shapes)}
+    keys = jax.random.split(jax.random.key(1), 4)
+    x = pictures.to_float(helpers.random_batch(built.batch)["image"])
+    return request.param, built, params, keys, x
+
+
+def test_a_latent_may_be_drawn_later_from_what_was_kept(stage, tmp_path):
+    """Moments on disk, drawn by another program: the same bits."""
+    kind, built, params, keys, x = stage
+    kept = jax.jit(built.posterior)(params, x)
+    fields = vars(kept)
+    assert set(fields) == ({"mean", "logvar"} if kind == "kl" else {"mean"})
+    draw = jax.jit(built.latent)
+    z_0 = draw(keys, kept)
+
+    np.savez(tmp_path / "kept.npz", **{k: np.asarray(v) for k, v in fields.items()})
+    with np.load(tmp_path / "kept.npz") as held:
+        assert all(held[name].dtype == np.float32 for name in held)
+        again = draw(keys, type(kept)(**held))
+    np.testing.assert_array_equal(again, z_0)
+    at_once = jax.jit(built.encode)(params, keys, x)
+    np.testing.assert_allclose(at_once, z_0, atol=1e-5)
+    # One picture's latent is that of its key alone, whoever is drawn with it.
+    last = jax.tree.map(lambda a: a[3:], kept)
+    np.testing.assert_allclose(draw(keys[3:], last)[0], z_0[3], atol=1e-6)
+
+    other = draw(keys[::-1], kept)
+    drawn = helpers.largest_difference(other, z_0) > 1e-2
+    assert drawn == (kind == "kl")
+    if kind == "vq":
+        np.testing.assert_array_equal(z_0, kept.mean)
+
+
+def test_codes_stand_for_pictures(stage):
+    kind, built, params, keys, x = stage
+    if kind == "kl":
+        assert built.encode_indices is None and built.decode_indices is None
+        return
+
+    @jax.jit
+    def run(params, x):
+        indices = built.encode_indices(params, x)
+        z_0 = built.encode(params, keys, x)
+        return indices, built.decode_indices(params, indices), z_0
+
+    indices, x_hat, z_0 = run(params, x)
+    assert indices.shape == (4, 8, 8) and indices.dtype == jnp.int32
+    assert len(np.unique(indices)) > 2
+    wanted = jax.jit(built.decode)(params, z_0)
+    np.testing.assert_allclose(x_hat, wanted, atol=1e-5)
+
+    # Diffusion sees what the encoder says: no row of the table.
+    table = np.asarray(params["first_stage"]["codebook"]["codes"]["embedding"])
+    gaps = np.abs(np.asarray(z_0)[..., None, :] - table).max(axis=-1)
+    assert gaps.min() > 1e-3
+    moved = jax.jit(built.decode)(params, table[indices])  # where decoding takes it
+    np.testing.assert_allclose(moved, wanted, atol=1e-5)

@@ -42,7 +42,8 @@ def unet_arch(config):
 
 def original(config):
     """Places of the single-file layout."""
-    yield from _original_first_stage(config)
+    if config.first_stage.kind != "identity":
+        yield from _original_first_stage(config)
     if config.task != "latent_diffusion":
         return
     modules = names_compvis.unet(unet_arch(config), is_linear(config))

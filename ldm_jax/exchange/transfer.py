@@ -57,10 +57,10 @@ def _read_ours(path, config, say):
     source, saved, meta = own.open_weights(path)
     config = config_lib.check(config or config_lib.from_dict(saved))
     held = dict(source.tensors)
-    if "first_stage" in meta:  # of a diffusion model, and in another file
+    if meta.get("first_stage"):  # of a diffusion model, and in another file
         wanted, named = meta["first_stage"], config.first_stage.weights
         stage = frozen.located(named, path.parent, wanted)
-        if not stage.is_file() or own.digest(stage) != wanted:
+        if not stage.is_file() or frozen.latents_of(stage) != wanted:
             raise ValueError(
                 f"{path} was made with the first stage {wanted}, which is not {stage}: "
                 "put that file beside it, or name it with --config.first_stage.weights"

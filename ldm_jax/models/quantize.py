@@ -5,7 +5,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-CHUNK = 1024  # pixels of each picture at once; bounds the memory of the distances
+CHUNK = 8192  # pixels of a batch at once; bounds the memory of the distances
 
 
 class Codebook(nn.Module):
@@ -46,7 +46,7 @@ def nearest(table, z):
 
     batch, height, width, features = z.shape
     pixels = z.reshape(batch, height * width, features).swapaxes(0, 1)
-    found = lax.map(one, pixels, batch_size=CHUNK)
+    found = lax.map(one, pixels, batch_size=max(1, CHUNK // batch))
     return found.swapaxes(0, 1).reshape(batch, height, width)
 
 
@@ -82,7 +82,7 @@ def watch(watched, indices, z, step, rng):
     """What `restart` needs to know, after a batch that chose `indices` for z.
 
     watched: {last_used int32 [n], spare [n, c]}. Spare vectors are pixels of z drawn
-    by `rng`, the same on every device and however the batch is split.
+    by `rng`, the same on every device.
     """
     size = len(watched["last_used"])
     chosen = jnp.zeros(size, bool).at[indices.ravel()].set(True)
@@ -98,6 +98,11 @@ def restart(tables, watched, step, patience):
 
     Their rows in each of tables [n, c] become spare vectors (Zeghidour et al., 2021).
     """
-    dead = step - watched["last_used"] >= patience
-    fresh = [jnp.where(dead[:, None], watched["spare"], table) for table in tables]
-    return fresh, {**watched, "last_used": jnp.where(dead, step, watched["last_used"])}
+    gone = dead(watched, step, patience)
+    fresh = [jnp.where(gone[:, None], watched["spare"], table) for table in tables]
+    return fresh, {**watched, "last_used": jnp.where(gone, step, watched["last_used"])}
+
+
+def dead(watched, step, patience):
+    """Which codes no pixel chose for `patience` steps: bool [n]."""
+    return step - watched["last_used"] >= patience

@@ -1,0 +1,82 @@
+"""Diffusion without a first stage: the latent is the picture."""
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax import (
+    config,
+    frozen,
+    knobs,
+    optim,
+    pictures,
+    reconstruction,
+    system,
+    train_step,
+    trees,
+)
+
+
+@pytest.fixture(scope="module")
+def c():
+    c = helpers.tiny_config()
+    c.first_stage.update(kind="identity", mult=(1,), attention=(0,))
+    c.first_stage.update(z_channels=3, embed_channels=3)
+    c.unet.update(out_channels=3, mult=(1,), depths=(1,))
+    return config.check(c)
+
+
+@pytest.fixture(scope="module")
+def rig(c):
+    """(system, params, keys, batch)."""
+    built = system.build(c)
+    params = helpers.random_params(jax.eval_shape(built.init, jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), 4)
+    return built, params, keys, helpers.random_batch(built.batch)
+
+
+def test_it_has_no_parameters_and_needs_no_file(c, rig):
+    built, params, _, _ = rig
+    assert params.keys() == {"unet", "cond_stage"}
+    assert frozen.load(c, built) == {} and frozen.digest(c) == ""
+    trained, rest = trees.split(params, c.train.trainable)
+    assert trained.keys() == params.keys() and rest == {}
+
+
+def test_the_latent_is_the_picture_both_ways(rig):
+    built, params, keys, batch = rig
+    x = pictures.to_float(batch["image"])
+    np.testing.assert_array_equal(built.posterior(params, x).mean, x)
+    np.testing.assert_array_equal(built.encode(params, keys, x), x)
+    np.testing.assert_array_equal(built.decode(params, x), x)
+    assert built.encode_indices is None and built.decode_indices is None
+
+
+def test_it_trains_and_samples(c, rig):
+    built, params, keys, batch = rig
+    tx = optim.make(c.optim)
+    step = train_step.make_train_step(
+        built.grads,
+        tx,
+        optim.learning_rate(c.optim),
+        seed=0,
+        ema_decay=0,
+        accumulate=1,
+        after_step=built.after_step,
+    )
+    state = train_step.init_state(params, built.init_extra(params), tx, 0)
+    after, told = jax.jit(step)(state, {}, batch)
+    assert np.isfinite(float(told["loss"])) and int(told["bad_steps"]) == 0
+    before, now = trees.flatten(params), trees.flatten(after.params)
+    assert all(np.any(before[name] != now[name]) for name in before)
+
+    drawn = jax.jit(built.sample)(after.params, keys, batch, knobs.of(c))
+    assert drawn.shape == (4, 16, 16, 3) and drawn.dtype == jnp.float32
+    assert np.all(np.isfinite(drawn)) and np.std(drawn) > 1e-2
+
+
+def test_there_is_no_first_stage_to_judge(c):
+    with pytest.raises(ValueError, match="'identity' loses nothing"):
+        reconstruction.model(c)
