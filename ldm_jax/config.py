@@ -165,7 +165,7 @@ def autoencoder():
             data=_data(),
             first_stage=_first_stage(),
             discriminator=dict(
-                channels=64,
+                channels=64,  # of its first layer
                 depth=3,  # the originals' n_layers
                 norm="batch",  # a key of models.discriminator.NORMS
             ),
@@ -179,7 +179,7 @@ def autoencoder():
                 legacy_beta=False,  # of the codebook's term instead: released models
                 restart_after=0,  # steps without use that restart a code; 0: never
                 disc_loss="hinge",  # a key of losses.DISCRIMINATOR
-                disc_weight=0.5,  # times the adaptive weight; 0: no discriminator
+                disc_weight=0.5,  # times the adaptive weight; 0: discriminator rests
                 disc_start=50_001,  # the first step with the discriminator
                 disc_warmup=0,  # steps in which disc_weight is reached from there
                 r1_weight=0.0,  # of the real pictures' gradient penalty

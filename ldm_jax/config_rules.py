@@ -6,14 +6,16 @@ import math
 import ml_collections
 
 from ldm_jax import (
-    config_require,
     config_rules_diffusion,
     config_rules_first_stage,
+    rules,
 )
 
 # How the keys end whose values are counts of at least 1.
 POSITIVE = ("batch_size", "image_size", "_every", "steps", "_batches", "pictures")
 POSITIVE += ("keep_checkpoints", "accumulate")
+POSITIVE += ("discriminator.depth", "discriminator.channels")
+POSITIVE += ("first_stage.channels", "first_stage.blocks", "first_stage.groups")
 
 
 def flat(c, prefix=""):
@@ -68,11 +70,9 @@ def cross_field(c):
     """Rules between keys."""
     for key, value in flat(c).items():
         if key.endswith(POSITIVE):
-            config_require.positive(key, value)
+            rules.positive(key, value)
         if isinstance(value, float):
-            config_require.require(
-                math.isfinite(value), f"{key} is {value}, it must be finite"
-            )
+            rules.require(math.isfinite(value), f"{key} is {value}, it must be finite")
     _data(c)
     config_rules_first_stage.first_stage(c.first_stage)
     _train(c)
@@ -87,11 +87,11 @@ def cross_field(c):
 
 def _data(c):
     batch, parts = c.data.batch_size, c.train.accumulate
-    config_require.require(
+    rules.require(
         batch % parts == 0,
         f"data.batch_size {batch} must be a multiple of train.accumulate {parts}",
     )
-    config_require.require(
+    rules.require(
         c.train.pictures <= batch,
         f"train.pictures {c.train.pictures} must be at most data.batch_size {batch}",
     )
@@ -99,8 +99,8 @@ def _data(c):
 
 def _train(c):
     decay, optim = c.train.ema_decay, c.optim
-    config_require.require(0 <= decay < 1, f"train.ema_decay {decay} must be in [0, 1)")
-    config_require.require(
+    rules.require(0 <= decay < 1, f"train.ema_decay {decay} must be in [0, 1)")
+    rules.require(
         optim.schedule != "warmup_cosine" or optim.decay_steps > optim.warmup_steps,
         f"optim.decay_steps {optim.decay_steps} must be more than optim.warmup_steps "
         f"{optim.warmup_steps}: the cosine lies between them",
@@ -109,14 +109,14 @@ def _train(c):
 
 def _image_size(c):
     """All levels halve without a rest: the first stage's, and then the UNet's."""
-    size, factor = c.data.image_size, config_require.factor(c.first_stage)
+    size, factor = c.data.image_size, rules.factor(c.first_stage)
     step, parts = factor, f"first stage factor {factor}"
     if c.task == "latent_diffusion":
-        step *= config_require.factor(c.unet)
+        step *= rules.factor(c.unet)
         parts += f", UNet levels {len(c.unet.mult)}"
     below = size // step * step
     nearest = f"are {below} and {below + step}" if below else f"is {step}"
-    config_require.require(
+    rules.require(
         size % step == 0,
         f"data.image_size {size} must be a multiple of {step} for this model "
         f"({parts}); the nearest {nearest}",

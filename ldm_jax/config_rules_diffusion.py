@@ -1,6 +1,6 @@
 """The rules of latent diffusion: UNet, conditioning, schedule and sampling."""
 
-from ldm_jax import config_require
+from ldm_jax import rules
 
 # Knobs of cond_stage: the kinds that read them, and what they must be elsewhere.
 READ_BY = {
@@ -17,13 +17,13 @@ ELEMENTS = {"encoders": str, "skip": int, "final_norm": bool, "micro": str}
 def _read(cond):
     """What a kind does not read must not look as if it did something."""
     for key, (kinds, off) in READ_BY.items():
-        config_require.require(
+        rules.require(
             cond.kind in kinds or cond[key] == off,
             f"cond_stage.{key} {cond[key]!r} does nothing where cond_stage.kind is "
             f"{cond.kind!r}, only where it is {' or '.join(map(repr, kinds))}: it must "
             f"be {off!r}",
         )
-    config_require.require(
+    rules.require(
         cond.kind != "text" or cond.null_tokens,
         "cond_stage.null_tokens is empty: where cond_stage.kind is 'text' the null is "
         "the empty caption's tokens",
@@ -33,39 +33,37 @@ def _read(cond):
 def _encoders(cond):
     """Rules of cond_stage.kind 'clip'."""
     count = len(cond.encoders)
-    config_require.require(
-        count > 0, "cond_stage.encoders is empty: name those of kind 'clip'"
-    )
+    rules.require(count > 0, "cond_stage.encoders is empty: name those of kind 'clip'")
     for key, kind in ELEMENTS.items():
-        config_require.require(
+        rules.require(
             all(type(value) is kind for value in cond[key]),
             f"cond_stage.{key} {cond[key]} must hold nothing but {kind.__name__}",
         )
-    config_require.require(
+    rules.require(
         len(set(cond.encoders)) == count,
         f"cond_stage.encoders {cond.encoders} must differ from each other",
     )
-    config_require.require(
+    rules.require(
         min(cond.skip, default=0) >= 0,
         f"cond_stage.skip {cond.skip} must be 0 or more: how many blocks are left out",
     )
     for key in ("skip", "final_norm"):
-        config_require.require(
+        rules.require(
             len(cond[key]) == count,
             f"cond_stage.{key} {cond[key]} must have one entry for each of "
             f"cond_stage.encoders {cond.encoders}",
         )
-    config_require.require(
+    rules.require(
         cond.length % 77 == 0 and cond.length > 0,
         f"cond_stage.length {cond.length} must be a multiple of 77, the tokens that an "
         "encoder takes at once",
     )
-    config_require.require(
+    rules.require(
         cond.pooled or not cond.micro,
         f"cond_stage.micro {cond.micro} joins the pooled text: it needs "
         "cond_stage.pooled",
     )
-    config_require.require(
+    rules.require(
         cond.cleaning in ("nfc", "ftfy"),
         f"cond_stage.cleaning {cond.cleaning!r} must be 'nfc' or 'ftfy'",
     )
@@ -74,43 +72,41 @@ def _encoders(cond):
 def diffusion(c):
     unet, stage, cond = c.unet, c.first_stage, c.cond_stage
     start, end = c.schedule.beta_start, c.schedule.beta_end
-    config_require.require(
+    rules.require(
         0 < start <= end < 1,
         f"schedule.beta_start {start} and schedule.beta_end {end} must be between 0 "
         "and 1 and not fall",
     )
-    config_require.require(
+    rules.require(
         unet.attention in ("transformer", "plain"),
         f"unet.attention {unet.attention!r} must be 'transformer' or 'plain'",
     )
-    config_require.levels(unet, "unet", "depths")
-    config_require.groups(unet, "unet")
-    config_require.require(
+    rules.levels(unet, "unet", "depths")
+    rules.groups(unet, "unet")
+    rules.require(
         (unet.heads == 0) != (unet.head_channels == 0),
         f"exactly one of unet.heads {unet.heads} and unet.head_channels "
         f"{unet.head_channels} must be 0: the other one decides",
     )
     for factor in unet.mult:
         width, parts = unet.channels * factor, unet.heads or unet.head_channels
-        config_require.require(
+        rules.require(
             width % parts == 0,
             f"unet width {width} (channels times {factor}) must be a multiple of "
             f"{parts} ({'unet.heads' if unet.heads else 'unet.head_channels'})",
         )
-    config_require.require(
+    rules.require(
         unet.out_channels == stage.embed_channels,
         f"unet.out_channels {unet.out_channels} must equal "
         f"first_stage.embed_channels {stage.embed_channels}",
     )
-    config_require.require(
-        0 <= cond.drop <= 1, f"cond_stage.drop {cond.drop} must be in [0, 1]"
-    )
+    rules.require(0 <= cond.drop <= 1, f"cond_stage.drop {cond.drop} must be in [0, 1]")
     _read(cond)
     if cond.kind == "clip":
         _encoders(cond)
     _heard(c)
     for key, sampler in (("eta", "ddim"), ("posterior", "ddpm")):
-        config_require.require(
+        rules.require(
             c.sample[key] == 0 or c.sample.sampler == sampler,
             f"sample.{key} {c.sample[key]} is of the sampler {sampler!r}, "
             f"sample.sampler is {c.sample.sampler!r}: it must be 0",
@@ -122,18 +118,18 @@ def _heard(c):
     unet, cond = c.unet, c.cond_stage
     depths = (*unet.depths, unet.mid_depth)
     plain = unet.attention == "plain"
-    config_require.require(
+    rules.require(
         not plain or max(depths) <= 1,
         f"unet.depths {unet.depths} and unet.mid_depth {unet.mid_depth} must be 0 or 1 "
         "where unet.attention is 'plain'",
     )
     told = cond.kind in ("text", "clip", "label")
-    config_require.require(
+    rules.require(
         not told or cond.pooled or not (plain or max(depths) == 0),
         f"cond_stage.kind {cond.kind!r} is not heard: it needs unet.attention "
         "'transformer' with a depth above 0, or cond_stage.pooled",
     )
-    config_require.require(
+    rules.require(
         cond.kind != "label" or cond.classes > 1,
         f"cond_stage.classes {cond.classes} must count the classes and the null",
     )
@@ -141,22 +137,22 @@ def _heard(c):
         ("sample.scale", c.sample.scale, 1),
         ("cond_stage.drop", cond.drop, 0),
     ):
-        config_require.require(
+        rules.require(
             cond.kind not in ("none", "segmentation", "low_res") or value == off,
             f"{key} {value} does nothing where cond_stage.kind is {cond.kind!r}, which "
             f"has no null: it must be {off}",
         )
-    config_require.require(
+    rules.require(
         cond.inpaint in ("", "ldm", "sd"),
         f"cond_stage.inpaint {cond.inpaint!r} must be 'ldm', 'sd' or ''",
     )
-    config_require.require(
+    rules.require(
         not cond.inpaint or cond.kind not in ("segmentation", "low_res"),
         f"cond_stage.inpaint and cond_stage.kind {cond.kind!r} both take the planes "
         "that join z_t: use one of them",
     )
-    factor = config_require.factor(c.first_stage)
-    config_require.require(
+    factor = rules.factor(c.first_stage)
+    rules.require(
         cond.kind not in ("segmentation", "low_res") or 2**cond.stages == factor,
         f"cond_stage.stages {cond.stages} must shrink by the first stage's factor "
         f"{factor}: its planes join z_t",

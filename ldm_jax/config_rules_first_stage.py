@@ -1,6 +1,8 @@
 """The rules of first stages: of any, and of training one."""
 
-from ldm_jax import config_require
+import fnmatch
+
+from ldm_jax import rules
 
 # Knobs of a first stage's loss that only one kind reads, and what they are elsewhere:
 # as in the base.
@@ -24,41 +26,53 @@ WEIGHTS = (
 
 def autoencoder(c):
     stage, loss = c.first_stage, c.loss
-    config_require.require(
+    rules.require(
         stage.kind != "identity",
         "first_stage.kind 'identity' has nothing to train: diffusion sees the pictures",
     )
+    for key in (*(f"{name}_weight" for name in WEIGHTS), "beta"):
+        rules.require(loss[key] >= 0, f"loss.{key} {loss[key]} must be 0 or more")
     for key, (kind, off) in LOSS_OF.items():
-        config_require.require(
+        rules.require(
             stage.kind == kind or loss[key] == off,
             f"loss.{key} {loss[key]} does nothing where first_stage.kind is "
             f"{stage.kind!r}: it must be {off}",
         )
-    for key in (*(f"{name}_weight" for name in WEIGHTS), "beta"):
-        config_require.require(
-            loss[key] >= 0, f"loss.{key} {loss[key]} must be 0 or more"
-        )
     for key in ("disc_start", "disc_warmup", "restart_after"):
-        config_require.require(
-            loss[key] >= 0, f"loss.{key} {loss[key]} must be 0 steps or more"
-        )
+        rules.require(loss[key] >= 0, f"loss.{key} {loss[key]} must be 0 steps or more")
     _discriminator(c)
-    config_require.require(
+    rules.require(
         loss.learn_logvar == ("logvar" in c.train.trainable),
-        f"loss.learn_logvar {loss.learn_logvar} and 'logvar' in train.trainable "
-        f"{c.train.trainable} go together",
+        f"loss.learn_logvar {loss.learn_logvar} goes with"
+        f"{'' if loss.learn_logvar else 'out'} 'logvar' in train.trainable, which is "
+        f"{c.train.trainable}",
     )
+    trained = [
+        p
+        for p in c.train.trainable
+        if _covers(p, "first_stage/codebook/codes/embedding")
+    ]
+    rules.require(
+        loss.restart_after == 0 or trained,
+        f"loss.restart_after {loss.restart_after} restarts codes, which "
+        f"train.trainable {c.train.trainable} leaves as they are: it must be 0",
+    )
+
+
+def _covers(pattern, path):
+    """Whether a pattern of train.trainable covers what lies below a path."""
+    return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"{pattern}/*")
 
 
 def _discriminator(c):
     loss, depth, size = c.loss, c.discriminator.depth, c.data.image_size
     for key in ("r1_weight", "lecam_weight"):
-        config_require.require(
+        rules.require(
             loss[key] == 0 or loss.disc_weight > 0,
             f"loss.{key} {loss[key]} does nothing where loss.disc_weight is 0: it must "
             "be 0",
         )
-    config_require.require(
+    rules.require(
         size // 2**depth > 2,
         f"discriminator.depth {depth} leaves no patch of data.image_size {size}: it "
         f"needs pictures of {3 * 2**depth}",
@@ -70,7 +84,7 @@ def identity(c):
     wanted = {"mult": (1,), "z_channels": 3, "embed_channels": 3}
     wanted |= {"weights": "", "scale": 1.0}
     for key, value in wanted.items():
-        config_require.require(
+        rules.require(
             stage[key] == value,
             f"first_stage.{key} {stage[key]!r} must be {value!r} where "
             "first_stage.kind is 'identity': the latent is the picture",
@@ -78,10 +92,15 @@ def identity(c):
 
 
 def first_stage(stage):
-    config_require.require(
-        (stage.kind == "vq") == (stage.codes > 0),
-        f"first_stage.codes {stage.codes} must be above 0 where first_stage.kind is "
-        f"'vq', and 0 elsewhere: it is {stage.kind!r}",
+    rules.require(
+        stage.kind != "vq" or stage.codes > 0,
+        f"first_stage.kind 'vq' needs first_stage.codes of at least 1, it is "
+        f"{stage.codes}",
     )
-    config_require.levels(stage, "first_stage", "attention")
-    config_require.groups(stage, "first_stage")
+    rules.require(
+        stage.kind == "vq" or stage.codes == 0,
+        f"first_stage.codes {stage.codes} must be 0 where first_stage.kind is "
+        f"{stage.kind!r}: it has no codebook",
+    )
+    rules.levels(stage, "first_stage", "attention")
+    rules.groups(stage, "first_stage")

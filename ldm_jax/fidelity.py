@@ -22,7 +22,6 @@ from ldm_jax import prompts as prompts_lib
 from ldm_jax.data import captions, singles, sprites
 from ldm_jax.models import perceptual
 
-TAPS = ("relu3_3", "relu4_3", "relu5_3")
 CELLS = 4  # a side, of the grid that activations are averaged over
 NEAR = 5
 
@@ -110,7 +109,7 @@ def describe(params, images, net="vgg16"):
     One cell a side, or relu5_3 alone, falls below 50% there.
     """
     taps = perceptual.features(params, pictures.to_float(images), net)
-    parts = [_coarse(taps[tap]) for tap in TAPS]
+    parts = [_coarse(taps[tap]) for tap in reconstruction.TAPS]
     return jnp.concatenate(parts, axis=-1) / np.sqrt(len(parts))
 
 

@@ -1,4 +1,4 @@
-"""Stage one's two players: the autoencoder against a patch discriminator.
+"""The autoencoder's side of stage one; the discriminator's is adversary.py.
 
 L1 + LPIPS + the latent's term, and a GAN loss whose weight adapts (Esser et al., 2021;
 Rombach et al., 2022, appendix G). As in the originals the reconstruction of a KL model
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from ldm_jax import adversary as adversary_lib
 from ldm_jax import losses, pictures, trees
 from ldm_jax.models import perceptual, quantize
+
+CODEBOOK = "first_stage/codebook/codes/embedding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,18 +127,12 @@ def make(net, discriminator, loss):
 
     def after_step(params, ema, extra, step):
         """Restarts the codes that nothing chose, in the average too."""
-        path = "first_stage/codebook/codes/embedding"
         flat = [trees.flatten(tree) for tree in (params, ema) if tree]
-        if path not in flat[0]:
-            raise ValueError(
-                f"loss.restart_after {loss.restart_after} restarts codes, which "
-                "train.trainable leaves as they are: set it to 0"
-            )
         tables, watched = quantize.restart(
-            [tree[path] for tree in flat], extra["codes"], step, loss.restart_after
+            [tree[CODEBOOK] for tree in flat], extra["codes"], step, loss.restart_after
         )
         new = [
-            trees.nested({**tree, path: table})
+            trees.nested({**tree, CODEBOOK: table})
             for tree, table in zip(flat, tables, strict=True)
         ]
         return new[0], (new[1] if ema else ema), {**extra, "codes": watched}

@@ -95,7 +95,7 @@ def restore(stage, x, mode, tiles=None, progress=strips.SILENT):
     """
     run = names.pick(MODES, mode)
     height, width = x.shape[1:3]
-    x = grown(np.asarray(x, np.float32), strips.factor(stage.arch))
+    x = grown(np.asarray(x, np.float32), stage.arch.factor)
     return run(stage, x, tiles, progress)[:, :height, :width]
 
 
@@ -116,7 +116,7 @@ def _whole(stage, x, tiles, progress):
 
 
 def _patch(stage, x, tiles, progress):
-    f = strips.factor(stage.arch)
+    f = stage.arch.factor
     size, ways = (tiles.patch, tiles.stride), {"tie_breaker": tiles.tie_breaker}
     encode, decode = (_applied(stage, method) for method in ("encode", "decode"))
     z = patches.over(encode, x, *size, down=f, progress=progress, **ways)

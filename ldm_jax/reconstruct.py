@@ -33,7 +33,6 @@ from ldm_jax import (
     patches,
     pictures,
     reconstruction,
-    strips,
 )
 
 IMAGE = flags.DEFINE_string("image", None, "The picture.", required=True)
@@ -45,7 +44,10 @@ WEIGHTS = flags.DEFINE_string(
     "weights", None, "A .safetensors by ldm_jax.export, instead of the embedded one."
 )
 PATCH = flags.DEFINE_integer(
-    "patch", None, "patch: pixels of a side; by default 256.", lower_bound=1
+    "patch",
+    None,
+    "patch: pixels of a side; by default 256, or what fits.",
+    lower_bound=1,
 )
 STRIDE = flags.DEFINE_integer(
     "stride",
@@ -67,7 +69,7 @@ def tiles(image, factor):
         if PATCH.value or STRIDE.value or TIES.value:
             raise ValueError("--patch, --stride, --tie_breaker are of --mode=patch")
         return None
-    patch = PATCH.value or SIDE
+    patch = PATCH.value or min(SIDE, min(image.shape[:2]) // factor * factor)
     stride = STRIDE.value or max(factor, patch // 2 // factor * factor)
     grown = [n + -n % factor for n in image.shape[:2]]
     patches.check(*grown, patch, stride, factor)
@@ -116,7 +118,7 @@ def main(argv):
     image = large.read(IMAGE.value)
     given = CONFIG.value, WORKDIR.value, WEIGHTS.value
     config, weights = reconstruction.named(*given)
-    factor = strips.factor(large.arch(config))
+    factor = large.arch(config).factor
     cut = tiles(image, factor)
     model = reconstruction.model(config, WORKDIR.value, weights)
     stage = large.stage(model)

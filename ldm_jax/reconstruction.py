@@ -92,7 +92,8 @@ def model(config, workdir=None, weights=None):
         label = own.digest(path)
     params = {"first_stage": params["first_stage"]}
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    own.check_tree(params, {"first_stage": shapes["first_stage"]}, label)
+    where = workdir or weights or config.first_stage.weights
+    own.check_tree(params, {"first_stage": shapes["first_stage"]}, str(where))
     mesh = sharding.make_mesh(config.parallel.fsdp)
     params = jax.device_put(params, sharding.params_sharding(params, mesh))
     return generation.Model(config, system, params, label, mesh)
@@ -307,7 +308,7 @@ def evaluate(model, net, dataset, count, seed, batch_size, rival, progress):
     and, if `rival`, the shrunk and enlarged ones, whose figures come too. Of all other
     pictures only numbers are kept. progress(total) makes a bar.
     """
-    factor = 2 ** (len(model.config.first_stage.mult) - 1)
+    factor = system_lib.arch_of_first_stage(model.config).factor
     critic, source = judge(net, model.mesh), held_out(model.config, dataset)
     batches = batches_of(model, count, batch_size)
     restore, keys = restorer(model), generation.keys(seed, np.arange(count))

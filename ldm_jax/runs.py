@@ -129,7 +129,8 @@ def check_frozen(config, system, trained, loaded):
     if missing:
         raise ValueError(
             f"{len(missing)} parameters are neither in train.trainable "
-            f"{config.train.trainable} nor loaded: {sorted(missing)[:6]}"
+            f"{config.train.trainable} nor loaded: {sorted(missing)[:6]}. Train them, "
+            "or name a file that holds them as train.init"
         )
 
 
@@ -144,8 +145,9 @@ def check_files(config, workdir, meta):
     now, then = frozen.digest_of_start(config), meta.get("init", "")
     if now != then:
         raise ValueError(
-            f"the run in {workdir} began with train.init {then or 'empty'}; "
-            f"{config.train.init or 'nothing'} is {now or 'no file'}"
+            f"the run in {workdir} began with train.init {then or 'empty'} (sha256); "
+            f"{config.train.init or 'without a file it'} is {now or 'empty'}: give "
+            "--config.train.init as it was"
         )
 
 

@@ -38,11 +38,6 @@ class Strips:
         self.moments.append([np.asarray(x) for x in moments])
 
 
-def factor(arch):
-    """Pixels of the picture along one of the latent."""
-    return 2 ** (len(arch.mult) - 1)
-
-
 def encode(arch, params, x, rows=None, progress=SILENT):
     """`encode` of an autoencoder: x [B, H, W, 3] -> Posterior or Point, in numpy.
 
@@ -50,7 +45,7 @@ def encode(arch, params, x, rows=None, progress=SILENT):
     progress(total=n) makes a bar. Raises ValueError where the factor does not divide
     H and W.
     """
-    f = factor(arch)
+    f = arch.factor
     height, width = x.shape[1:3]
     if height % f or width % f:
         raise ValueError(
@@ -71,7 +66,7 @@ def decode(arch, params, z, rows=None, progress=SILENT):
 
     Arguments as of `encode`; a codebook quantises z first.
     """
-    rows = rows or max(1, PIXELS // (z.shape[2] * factor(arch) ** 2))
+    rows = rows or max(1, PIXELS // (z.shape[2] * arch.factor**2))
     if arch.codes:
         table = params["codebook"]["codes"]["embedding"]
         z = jnp.asarray(table)[quantize.nearest(table, z)]

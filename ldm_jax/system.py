@@ -178,7 +178,7 @@ def _latent_diffusion(config):
     size = config.data.image_size
     holes = {"mask": ((size, size), "uint8")} if config.cond_stage.inpaint else {}
     inputs = _inputs(config, conditioner.inputs | holes)
-    side = size // 2 ** (len(config.first_stage.mult) - 1)
+    side = size // arch_of_first_stage(config).factor
     latent = (side, side, config.first_stage.embed_channels)
     sampler = names.pick(samplers.SAMPLERS, config.sample.sampler)
     names.pick(losses.NORMS, config.loss.norm)  # unknown: an error here, not later

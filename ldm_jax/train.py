@@ -3,7 +3,8 @@
   python -m ldm_jax.train --config=configs/demo_text_to_image.py --workdir=runs/demo
 
 The same command again resumes. SIGTERM saves a checkpoint and exits with code 75.
-Any knob of the config is a flag: --config.data.batch_size=16. On several hosts start
+Any knob of the config is a flag: --config.data.batch_size=16; ldm_jax/config.py has
+them all. On several hosts start
 it on each with --distributed and a workdir that all of them see.
 """
 

@@ -93,7 +93,7 @@ def merge(*trees):
 
 
 def like(tree, wanted):
-    """The leaves of a nested dict that another one has too, in its structure."""
+    """The leaves of a nested dict at the places of another, all of which it has."""
     flat = traverse_util.flatten_dict(tree, sep="/")
     kept = traverse_util.flatten_dict(wanted, sep="/")
     return traverse_util.unflatten_dict({k: flat[k] for k in kept}, sep="/")

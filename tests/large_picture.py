@@ -23,24 +23,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import helpers
 import jax.numpy as jnp
 import numpy as np
+import released_configs
 import tqdm
 
-from ldm_jax import strips
+from ldm_jax import strips, system
 from ldm_jax.models import autoencoder
 
-KL_F8 = autoencoder.Arch(
-    channels=128,
-    mult=(1, 2, 4, 4),
-    blocks=2,
-    attention=(0, 0, 0, 0),
-    mid_attention=True,
-    z_channels=4,
-    embed_channels=4,
-    codes=0,
-    dropout=0.0,
-    groups=32,
-    dtype="float32",
-)
+KL_F8 = system.arch_of_first_stage(released_configs.first_stage("kl-f8"))
 
 
 def peak():

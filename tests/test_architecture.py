@@ -24,7 +24,7 @@ TOOLS = {
 # What each module or package of ldm_jax may import of ldm_jax, "" being everything;
 # the longest name decides. A new module needs a line here: where does it stand?
 KIT = {"names", "paths", "trees"}
-RULES = {"config_require", "config_rules_diffusion", "config_rules_first_stage"}
+RULES = {"rules", "config_rules_diffusion", "config_rules_first_stage"}
 MATHS = {"schedule", "denoise", "samplers", "losses"}
 MAY_IMPORT = {
     **{name: {""} for name in COMMANDS | TOOLS},
@@ -32,8 +32,8 @@ MAY_IMPORT = {
     "ldm_jax": set(),
     "config": {"config_rules", "names"},
     "config_rules": {"names", *RULES},
-    **{name: {"names", "config_require"} for name in RULES},
-    "config_require": set(),
+    **{name: {"names", "rules"} for name in RULES},
+    "rules": set(),
     "names": set(),
     "paths": set(),
     "trees": set(),

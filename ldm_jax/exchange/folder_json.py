@@ -126,7 +126,7 @@ def unet(config):
     down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in c.depths]
     up = ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in c.depths[::-1]]
     encoders = system_lib.encoders(config).values()
-    factor = 2 ** (len(config.first_stage.mult) - 1)
+    factor = system_lib.arch_of_first_stage(config).factor
     masked = 1 + config.first_stage.embed_channels if config.cond_stage.inpaint else 0
     told = {
         "_class_name": "UNet2DConditionModel",

@@ -18,7 +18,7 @@ EPSILON = 1e-6  # of every GroupNorm here
 
 @dataclasses.dataclass(frozen=True)
 class Arch:
-    """The shape of an autoencoder; its factor is 2 ** (len(mult) - 1)."""
+    """The shape of an autoencoder."""
 
     channels: int  # width of the finest level; level i has channels * mult[i]
     mult: tuple[int, ...]
@@ -31,6 +31,11 @@ class Arch:
     dropout: float
     groups: int  # of GroupNorm
     dtype: str  # of the arithmetic; parameters stay float32
+
+    @property
+    def factor(self):
+        """Pixels of the picture along one of the latent."""
+        return 2 ** (len(self.mult) - 1)
 
     def res_block(self, features, name):
         return layers.ResBlock(

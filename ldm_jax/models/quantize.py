@@ -81,12 +81,14 @@ def statistics(indices, size):
 def watch(watched, indices, z, step, rng):
     """What `restart` needs to know, after a batch that chose `indices` for z.
 
-    watched: {last_used int32 [n], spare [n, c]}. Spare vectors are pixels of z drawn
-    by `rng`, the same on every device.
+    watched: {last_used int32 [n], spare [n, c]}. Spare vectors are pixels of z in an
+    order that `rng` draws, the same on every device; of more codes than pixels some
+    have the same. Of micro-batches the last one's remain.
     """
     size = len(watched["last_used"])
     chosen = jnp.zeros(size, bool).at[indices.ravel()].set(True)
-    places = jax.random.randint(rng, (size,), 0, indices.size)
+    order = jax.random.permutation(rng, indices.size)
+    places = order[jnp.arange(size) % indices.size]
     return {
         "last_used": jnp.where(chosen, step, watched["last_used"]),
         "spare": lax.stop_gradient(z.reshape(-1, z.shape[-1])[places]),
