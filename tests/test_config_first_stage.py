@@ -31,6 +31,9 @@ def refused(c, section, changes):
 
 NOT_OF = {
     ("vq", "learn_logvar", True): "it must be False",
+    ("vq", "kl_weight", 0.5): "it must be 1e-06",
+    ("kl", "codebook_weight", 2.0): "it must be 1.0",
+    ("kl", "beta", 0.5): "it must be 0.25",
     ("kl", "legacy_beta", True): "it must be False",
     ("kl", "restart_after", 100): "it must be 0",
 }
@@ -63,9 +66,10 @@ WEIGHTS = ["perceptual", "kl", "codebook", "disc", "r1", "lecam"]
 
 @pytest.mark.parametrize("key", [*(f"{name}_weight" for name in WEIGHTS), "beta"])
 def test_weights_below_zero_are_refused(key):
-    words = refused(autoencoder("vq"), "loss", {key: -0.5})
+    kind = "kl" if key == "kl_weight" else "vq"
+    words = refused(autoencoder(kind), "loss", {key: -0.5})
     assert words == f"loss.{key} -0.5 must be 0 or more"
-    c = autoencoder("vq")
+    c = autoencoder(kind)
     c.loss[key] = 0.0
     config.check(c)
 
@@ -78,18 +82,48 @@ def test_steps_below_zero_are_refused(key):
 
 def test_a_learned_logvar_must_be_trained_and_none_cannot_be():
     words = refused(autoencoder("kl"), "loss", {"learn_logvar": True})
-    assert words.startswith("loss.learn_logvar True and 'logvar' in train.trainable")
+    assert words.startswith("loss.learn_logvar True goes with 'logvar' in")
     both = {"trainable": ("first_stage", "discriminator", "logvar")}
     words = refused(autoencoder("kl"), "train", both)
-    assert words.startswith("loss.learn_logvar False and 'logvar' in train.trainable")
+    assert words.startswith("loss.learn_logvar False goes without 'logvar' in")
 
 
-@pytest.mark.parametrize(("kind", "codes"), [("kl", 16), ("vq", 0)])
-def test_a_codebook_belongs_to_vq(kind, codes):
+@pytest.mark.parametrize(
+    ("kind", "codes", "wanted"),
+    [
+        ("kl", 16, "first_stage.codes 16 must be 0 where first_stage.kind is 'kl'"),
+        ("vq", 0, "first_stage.kind 'vq' needs first_stage.codes of at least 1"),
+    ],
+)
+def test_a_codebook_belongs_to_vq(kind, codes, wanted):
     c = helpers.tiny_autoencoder_config()
     words = refused(c, "first_stage", {"kind": kind, "codes": codes})
-    assert words.startswith(f"first_stage.codes {codes} must be above 0 where")
-    assert words.endswith(f"it is '{kind}'")
+    assert words.startswith(wanted)
+
+
+@pytest.mark.parametrize("key", ["r1_weight", "lecam_weight"])
+def test_a_discriminator_that_rests_is_not_regularised(key):
+    c = autoencoder("kl")
+    c.loss.disc_weight = 0.0
+    words = refused(c, "loss", {key: 0.5})
+    assert words.startswith(f"loss.{key} 0.5 does nothing where loss.disc_weight is 0")
+
+
+def test_a_discriminator_has_layers_and_leaves_patches():
+    words = refused(autoencoder("kl"), "discriminator", {"depth": 0})
+    assert words == "discriminator.depth is 0, it must be at least 1"
+    words = refused(autoencoder("kl"), "discriminator", {"depth": 4})
+    assert words.startswith("discriminator.depth 4 leaves no patch of data.image_size")
+
+
+def test_codes_restart_only_where_they_are_trained():
+    c = autoencoder("vq")
+    c.loss.restart_after = 5
+    trainable = ("first_stage/decoder", "first_stage/post_quant_conv", "discriminator")
+    words = refused(c, "train", {"trainable": trainable})
+    assert words.startswith("loss.restart_after 5 restarts codes, which")
+    c.train.trainable = ("first_stage/codebook", "discriminator")
+    config.check(c)
 
 
 def test_an_autoencoder_without_a_network_is_refused():

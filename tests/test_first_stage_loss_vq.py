@@ -195,7 +195,7 @@ def test_kl_sums_what_vq_averages(rig):
     c.loss.update(codebook_weight=0.0)
     kl = config_of()
     kl.first_stage.update(kind="kl", codes=0)
-    kl.loss.update(kl_weight=0.0)
+    kl.loss.update(kl_weight=0.0, codebook_weight=1.0, beta=0.25)
     stage = rig.params["first_stage"]
 
     # The mean is the code's vector whatever x is, the deviation exp(-15).
