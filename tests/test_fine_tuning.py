@@ -10,11 +10,11 @@ import pytest
 from ldm_jax import (
     config,
     exporting,
+    frozen,
     inputs,
     reconstruction,
     runs,
     sharding,
-    system,
     train,
     trees,
 )
@@ -60,18 +60,18 @@ def trained(c, workdir, steps=2):
     return jax.device_get(run.state)
 
 
-@pytest.fixture(scope="module", params=["kl", "vq"])
-def chain(request, tmp_path_factory):
-    """Both runs of a kind: their configs, folders, states, files and headers."""
-    folder, kind = tmp_path_factory.mktemp(request.param), request.param
-    found = types.SimpleNamespace(kind=kind, folder=folder)
-    for name in ("first", "tuned"):
-        c = config_of(kind)
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Two runs, the second of a decoder: configs, folders, states, files, headers."""
+    folder = tmp_path_factory.mktemp("chain")
+    found = types.SimpleNamespace(folder=folder)
+    for count, name in enumerate(("first", "tuned"), 1):
+        c = config_of("vq")
         if name == "tuned":
-            c = tuned_config(kind, folder / "first.safetensors")
+            c = tuned_config("vq", folder / "first.safetensors")
         state = trained(c, folder / name)
         file = folder / f"{name}.safetensors"
-        meta = exporting.export(c, folder / name, file, "float32", 2)
+        meta = exporting.export(c, folder / name, file, "float32", count)
         params = trees.flatten(own.load_weights(file)[0])
         about = dict(config=c, state=state, file=file, meta=meta, params=params)
         setattr(found, name, types.SimpleNamespace(**about))
@@ -89,9 +89,6 @@ def test_an_export_holds_the_average(chain):
 
 
 def test_a_restarted_code_is_the_same_in_the_average(chain):
-    if chain.kind == "kl":
-        assert TABLE not in chain.first.params
-        return
     state = chain.first.state
     table, average = (trees.flatten(t)[TABLE] for t in (state.params, state.ema))
     new = np.all(table == state.extra["codes"]["spare"], axis=-1)
@@ -105,7 +102,6 @@ def test_only_the_decoder_moves(chain):
     assert before.keys() == after.keys()
     moves = lambda name: name.startswith(DECODER)
     assert {"encoder", "quant_conv"} <= {n.split("/")[1] for n in after if not moves(n)}
-    assert (TABLE in after) == (chain.kind == "vq")
     for name in before:
         same = np.array_equal(before[name], after[name])
         assert same != moves(name), name
@@ -115,9 +111,39 @@ def test_only_the_decoder_moves(chain):
 
 
 def test_the_latents_and_so_the_scale_stay(chain):
+    """Whatever the second export would have measured: diffusion goes on with both."""
     first, tuned = chain.first.meta, chain.tuned.meta
     assert first["scale"] == tuned["scale"] > 0
     assert first["parameters"] == tuned["parameters"]
+    same = own.digest(chain.first.file)
+    assert "latents" not in first and tuned["latents"] == same
+    assert own.digest(chain.tuned.file) != same
+    for file in (chain.first.file, chain.tuned.file):
+        assert frozen.latents_of(file) == same
+    nearer = frozen.located("", chain.folder, same)  # no first_stage.safetensors there
+    assert nearer == chain.folder / "first_stage.safetensors"
+    assert frozen.located(str(chain.tuned.file), chain.folder, same).name == (
+        "tuned.safetensors"
+    )
+
+
+def test_a_file_of_other_groups_is_refused(chain, tmp_path):
+    """The same shapes, another function."""
+    c = tuned_config("vq", chain.first.file)
+    c.first_stage.groups = 2
+    with pytest.raises(ValueError, match=r"groups is 2, but .* was made with 4"):
+        runs.prepare(c, tmp_path)
+    with pytest.raises(ValueError, match=r"groups is 2, but .* was made with 4"):
+        reconstruction.model(c, weights=str(chain.first.file))
+
+
+def test_a_run_is_judged_as_it_was_trained(chain):
+    """Knobs of the loss need not be named again."""
+    c = config_of("vq")
+    c.loss.update(restart_after=0, lecam_weight=0.5, perceptual_weight=1.0)
+    model = reconstruction.model(c, workdir=chain.folder / "first")
+    assert helpers.count(model.params) == chain.first.meta["parameters"]
+    assert reconstruction.trained_on(c, chain.folder / "first") is None
 
 
 def test_a_fine_tuned_file_is_a_first_stage(chain):
@@ -129,7 +155,7 @@ def test_a_fine_tuned_file_is_a_first_stage(chain):
     keys = jax.random.split(jax.random.key(0), 4)
     told = reconstruction.restorer(file)(file.params, keys, x)
     assert told["image"].shape == x.shape and bool(told["finite"].all())
-    assert ("indices" in told) == (chain.kind == "vq")
+    assert "indices" in told
 
 
 def test_a_run_goes_on_from_the_file_it_began_with(chain):
@@ -149,7 +175,7 @@ def test_a_run_goes_on_from_the_file_it_began_with(chain):
 
 
 def test_a_file_of_another_architecture_is_refused_with_its_shapes(chain, tmp_path):
-    c = tuned_config(chain.kind, chain.first.file)
+    c = tuned_config("vq", chain.first.file)
     c.first_stage.channels = 12
     with pytest.raises(ValueError) as caught:
         runs.prepare(c, tmp_path)
@@ -161,18 +187,5 @@ def test_a_file_of_another_architecture_is_refused_with_its_shapes(chain, tmp_pa
 
 
 def test_a_file_without_a_codebook_is_none_of_vq(chain, tmp_path):
-    other = {"kl": "vq", "vq": "kl"}[chain.kind]
     with pytest.raises(ValueError, match="first_stage/codebook/codes/embedding"):
-        runs.prepare(tuned_config(other, chain.first.file), tmp_path)
-
-
-def test_a_frozen_codebook_does_not_restart(chain, tmp_path):
-    c = tuned_config(chain.kind, chain.first.file)
-    assert system.build(c).after_step is None
-    if chain.kind == "kl":
-        return
-    c.loss.restart_after = 5
-    run = runs.prepare(config.check(c), tmp_path)
-    with pytest.raises(ValueError, match="restart_after 5 restarts codes, which train"):
-        train.compile_step(run)
-    run.manager.close()
+        runs.prepare(tuned_config("kl", chain.first.file), tmp_path)

@@ -19,9 +19,11 @@ TABLE = "first_stage/codebook/codes/embedding"
 def config_of(kind, **changes):
     c = helpers.tiny_autoencoder_config()
     c.first_stage.mid_attention = False
+    c.loss.update(disc_start=START, disc_weight=0.6)
     if kind == "vq":
         c.first_stage.update(kind="vq", codes=CODES)
-    c.loss.update(disc_start=START, disc_weight=0.6, kl_weight=1e-3)
+    else:
+        c.loss.kl_weight = 1e-3
     c.loss.update(changes)
     return config.check(c)
 
