@@ -35,7 +35,9 @@ def get_config(variant="kl-f4"):
         c.loss.kl_weight = 0.02
     c.discriminator.update(channels=32, depth=2)
     c.loss.update(perceptual="alexnet", perceptual_weight=0.1)
-    c.loss.update(disc_weight=0.4, disc_start=800, disc_warmup=50)
+    # The finer latent leaves the discriminator less to add: it starts later there.
+    c.loss.update(disc_weight=0.4, disc_start=1_000 if factor == "4" else 800)
+    c.loss.disc_warmup = 50
 
     c.optim.update(optimizer="muon", lr=4e-3, betas=(0.9, 0.99))
     c.optim.update(schedule="warmup_cosine", warmup_steps=50)

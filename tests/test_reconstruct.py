@@ -75,7 +75,7 @@ def test_mistakes_are_told(stage, photo, tmp_path):
         (given(out=tmp_path / "none" / "out.png"), "its folder does not exist"),
         (given("--mode=exakt"), "'exakt' is not one of whole, patch, exact"),
         (given("--patch=8"), "--patch, --stride, --tie_breaker are of"),
-        (given("--mode=patch"), "a patch of 256 pixels does not fit into a picture of"),
+        (given("--mode=patch", "--patch=64"), "a patch of 64 pixels does not fit into"),
         (given("--mode=patch", "--patch=8", "--stride=10"), "at most the patch, 8"),
         (given("--mode=patch", "--patch=9", "--stride=3"), "must be multiples of 2"),
         (given("--mode=patch", "--patch=0"), "patch"),
