@@ -1,6 +1,5 @@
 """First stages to compare on two cores: 64x64 scenes, f = 4 or 8, Gaussian or codebook.
 
-  python -m ldm_jax.fetch lpips
   python -m ldm_jax.train --config=configs/demo_first_stages.py:vq-f4 \
       --workdir=runs/vq-f4
   python -m ldm_jax.evaluate --config=configs/demo_first_stages.py:vq-f4 \
@@ -35,9 +34,8 @@ def get_config(variant="kl-f4"):
         c.loss.kl_weight = 0.02
     c.discriminator.update(channels=32, depth=2)
     c.loss.update(perceptual="alexnet", perceptual_weight=0.1)
-    # The finer latent leaves the discriminator less to add: it starts later there.
-    c.loss.update(disc_weight=0.4, disc_start=1_000 if factor == "4" else 800)
-    c.loss.disc_warmup = 50
+    start = 1_000 if factor == "4" else 800  # the finer latent leaves it less to add
+    c.loss.update(disc_weight=0.4, disc_start=start, disc_warmup=50)
 
     c.optim.update(optimizer="muon", lr=4e-3, betas=(0.9, 0.99))
     c.optim.update(schedule="warmup_cosine", warmup_steps=50)

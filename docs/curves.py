@@ -23,7 +23,7 @@ RESTARTS = ("vq-f4-nogan", "vq-f4-norestart")
 STAGE_PANELS = (  # runs, kind of row, field, title
     (STAGES, "validation", "psnr", "PSNR, dB (held out)"),
     (STAGES, "validation", "lpips", "LPIPS of the training (held out)"),
-    (STAGES, "train", "gan_weight", "weight of the GAN term"),
+    (STAGES, "train", "disc_loss", "loss of the discriminator"),
     (RESTARTS, "train", "perplexity", "codebook perplexity of a batch"),
 )
 
@@ -58,7 +58,7 @@ def first_stages():
     for axis, (runs, kind, field, title) in zip(axes, STAGE_PANELS, strict=True):
         for number, run in enumerate(runs):
             axis.plot(*series(f"stages/{run}", kind, field), f"C{number}", label=run)
-            if runs is STAGES and field != "gan_weight":
+            if runs is STAGES and field != "disc_loss":
                 without = series(f"stages/{run}-nogan", kind, field)
                 axis.plot(*without, f"C{number}--")
         axis.set(title=title)
