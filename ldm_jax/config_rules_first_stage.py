@@ -1,8 +1,6 @@
 """The rules of first stages: of any, and of training one."""
 
-import fnmatch
-
-from ldm_jax import rules
+from ldm_jax import names, rules
 
 # Knobs of a first stage's loss that only one kind reads, and what they are elsewhere:
 # as in the base.
@@ -50,18 +48,13 @@ def autoencoder(c):
     trained = [
         p
         for p in c.train.trainable
-        if _covers(p, "first_stage/codebook/codes/embedding")
+        if names.covers(p, "first_stage/codebook/codes/embedding")
     ]
     rules.require(
         loss.restart_after == 0 or trained,
         f"loss.restart_after {loss.restart_after} restarts codes, which "
         f"train.trainable {c.train.trainable} leaves as they are: it must be 0",
     )
-
-
-def _covers(pattern, path):
-    """Whether a pattern of train.trainable covers what lies below a path."""
-    return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"{pattern}/*")
 
 
 def _discriminator(c):

@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from ldm_jax import paths, trees
+from ldm_jax import names, paths, trees
 from ldm_jax import system as system_lib
 from ldm_jax.models import perceptual as perceptual_lib
 from ldm_jax.weights import cache, own
@@ -61,8 +61,9 @@ def start(config, system):
     else:
         _check_origin(config, path, saved, meta)
     patterns = config.train.trainable
-    if alone:
-        patterns = [name for name in patterns if name.split("/")[0] == "first_stage"]
+    if alone:  # the discriminator is not in the file
+        flat = trees.flatten(shapes)
+        patterns = [p for p in patterns if any(names.covers(p, path) for path in flat)]
     return trees.split(held, patterns)
 
 

@@ -1,6 +1,7 @@
 """Looking a name of the config up in a table of choices."""
 
 import difflib
+import fnmatch
 
 
 def pick(table, name):
@@ -10,3 +11,8 @@ def pick(table, name):
     nearest = difflib.get_close_matches(str(name), table, n=1, cutoff=0.0)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(f"{name!r} is not one of {', '.join(table)}{hint}")
+
+
+def covers(pattern, path):
+    """Whether a pattern such as "unet" or "unet/up_*" matches a path or one above."""
+    return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"{pattern}/*")

@@ -1,7 +1,5 @@
 """Parameter trees: parts by path pattern, and what differs between two, in words."""
 
-import fnmatch
-
 from flax import traverse_util
 import jax
 import numpy as np
@@ -56,23 +54,18 @@ def _listed(title, items):
 
 
 def split(params, patterns):
-    """(trained, frozen) by path patterns such as "unet" or "unet/up_*".
+    """(trained, frozen) by path patterns, as `names.covers` says.
 
-    A pattern covers the paths that it matches and everything below them. Raises
-    ValueError for a pattern that matches nothing.
+    Raises ValueError for a pattern that matches nothing.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
-
-    def matches(path, pattern):
-        return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"{pattern}/*")
-
     for pattern in patterns:
-        if not any(matches(path, pattern) for path in flat):
+        if not any(covers(pattern, path) for path in flat):
             raise ValueError(
                 f"train.trainable {pattern!r} matches no parameter; the top level "
                 f"has {sorted(params)}"
             )
-    trained = {k for k in flat if any(matches(k, p) for p in patterns)}
+    trained = {k for k in flat if any(covers(p, k) for p in patterns)}
     return tuple(
         traverse_util.unflatten_dict(
             {k: v for k, v in flat.items() if (k in trained) == wanted}, sep="/"

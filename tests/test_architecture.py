@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "rules": set(),
     "names": set(),
     "paths": set(),
-    "trees": set(),
+    "trees": {"names"},
     "schedule": {"names"},
     "denoise": {"schedule"},
     "samplers": {"schedule", "names"},

@@ -9,6 +9,7 @@ import pytest
 from ldm_jax import (
     config,
     frozen,
+    generation,
     knobs,
     optim,
     pictures,
@@ -17,6 +18,8 @@ from ldm_jax import (
     train_step,
     trees,
 )
+from ldm_jax.exchange import transfer
+from ldm_jax.weights import own, safetensors_files
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +83,18 @@ def test_it_trains_and_samples(c, rig):
 def test_there_is_no_first_stage_to_judge(c):
     with pytest.raises(ValueError, match="'identity' loses nothing"):
         reconstruction.model(c)
+
+
+def test_its_file_samples_and_converts_without_another(c, rig, tmp_path):
+    path = tmp_path / "model.safetensors"
+    own.save_weights(path, rig[1], c.to_dict(), {"first_stage": frozen.digest(c)})
+    model = generation.from_file(generation.config_of(path), path)
+    assert model.params.keys() == rig[1].keys()
+    weights = transfer.read(path, say=lambda line: None)
+    assert {name.split("/")[0] for name in weights.held} == {"unet", "cond_stage"}
+    transfer.to_ours(weights, tmp_path / "ours", None)
+    again = generation.config_of(tmp_path / "ours" / transfer.DIFFUSION)
+    assert again.first_stage.weights == ""
+    transfer.to_original(weights, tmp_path / "original.safetensors", None)
+    names = safetensors_files.open_safetensors(tmp_path / "original.safetensors")
+    assert not [name for name in names.tensors if name.startswith("first_stage")]
