@@ -1,4 +1,4 @@
-"""Looking a name of the config up in a table of choices."""
+"""Names in a config: looked up in a table of choices, or matched with paths."""
 
 import difflib
 import fnmatch

@@ -4,6 +4,8 @@ from flax import traverse_util
 import jax
 import numpy as np
 
+from ldm_jax import names
+
 SHOWN = 12
 
 
@@ -60,12 +62,12 @@ def split(params, patterns):
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     for pattern in patterns:
-        if not any(covers(pattern, path) for path in flat):
+        if not any(names.covers(pattern, path) for path in flat):
             raise ValueError(
                 f"train.trainable {pattern!r} matches no parameter; the top level "
                 f"has {sorted(params)}"
             )
-    trained = {k for k in flat if any(covers(p, k) for p in patterns)}
+    trained = {k for k in flat if any(names.covers(p, k) for p in patterns)}
     return tuple(
         traverse_util.unflatten_dict(
             {k: v for k, v in flat.items() if (k in trained) == wanted}, sep="/"
