@@ -16,4 +16,4 @@ python -m ruff check
 echo "test: ruff format --check"
 python -m ruff format --check
 echo "test: pytest $*"
-python -m pytest "$@"
+python -m pytest --numprocesses=2 --dist=loadfile "$@"
