@@ -145,7 +145,7 @@ def check_files(config, workdir, meta):
     now, then = frozen.digest_of_start(config), meta.get("init", "")
     if now != then:
         raise ValueError(
-            f"the run in {workdir} began with train.init {then or 'empty'} (sha256); "
+            f"the run in {workdir} began with train.init {then or 'empty'}; "
             f"{config.train.init or 'without a file it'} is {now or 'empty'}: give "
             "--config.train.init as it was"
         )
