@@ -29,6 +29,14 @@ def define_workdir(required=True):
     return flags.DEFINE_string("workdir", None, "Folder of the run.", required=required)
 
 
+def define_weights():
+    return flags.DEFINE_string(
+        "weights",
+        None,
+        "A .safetensors by ldm_jax.export or .convert, instead of the embedded one.",
+    )
+
+
 def define_hosts():
     """The flags of a run of several processes; call what comes back before any JAX."""
     several = flags.DEFINE_bool(

@@ -12,14 +12,8 @@ LOSS_OF = {
     "legacy_beta": ("vq", False),
     "restart_after": ("vq", 0),
 }
-WEIGHTS = (
-    "perceptual",
-    "kl",
-    "codebook",
-    "disc",
-    "r1",
-    "lecam",
-)  # *_weight of the loss
+# What has a *_weight in the loss.
+WEIGHTS = ("perceptual", "kl", "codebook", "disc", "r1", "lecam")
 
 
 def autoencoder(c):

@@ -38,9 +38,7 @@ from ldm_jax import config as config_lib
 TASK = flags.DEFINE_string("task", None, "text or reconstruction.", required=True)
 CONFIG = cli.define_config(required=False)
 WORKDIR = cli.define_workdir(required=False)
-WEIGHTS = flags.DEFINE_string(
-    "weights", None, "A .safetensors by ldm_jax.export, instead of the embedded one."
-)
+WEIGHTS = cli.define_weights()
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     16,

@@ -92,7 +92,11 @@ def check_shape(section, saved, name):
 
     section: first_stage of a config; saved: the config in the file called `name`.
     """
-    for key, then in saved.get("first_stage", {}).items():
+    stage = saved.get("first_stage", {})
+    is_section = isinstance(stage, dict)
+    if not is_section:
+        raise ValueError(f"{name} has a config whose first_stage is {stage!r}")
+    for key, then in stage.items():
         now = section.to_dict().get(key, then)
         now = list(now) if isinstance(now, tuple) else now
         if key not in FREE and now != then:

@@ -40,9 +40,7 @@ OUT = flags.DEFINE_string("out", None, "The restored one, a .png.", required=Tru
 MODE = flags.DEFINE_string("mode", "exact", "whole, patch or exact.")
 CONFIG = cli.define_config(required=False)
 WORKDIR = cli.define_workdir(required=False)
-WEIGHTS = flags.DEFINE_string(
-    "weights", None, "A .safetensors by ldm_jax.export, instead of the embedded one."
-)
+WEIGHTS = cli.define_weights()
 PATCH = flags.DEFINE_integer(
     "patch",
     None,

@@ -37,11 +37,7 @@ from ldm_jax.exchange import transfer
 
 CONFIG = cli.define_config(required=False)
 WORKDIR = cli.define_workdir(required=False)
-WEIGHTS = flags.DEFINE_string(
-    "weights",
-    None,
-    "A .safetensors by ldm_jax.export or .convert, instead of the embedded one.",
-)
+WEIGHTS = cli.define_weights()
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,

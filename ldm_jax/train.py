@@ -4,8 +4,8 @@
 
 The same command again resumes. SIGTERM saves a checkpoint and exits with code 75.
 Any knob of the config is a flag: --config.data.batch_size=16; ldm_jax/config.py has
-them all. On several hosts start
-it on each with --distributed and a workdir that all of them see.
+them all. On several hosts start it on each with --distributed and a workdir that all of
+them see.
 """
 
 import contextlib

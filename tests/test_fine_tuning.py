@@ -189,3 +189,8 @@ def test_a_file_of_another_architecture_is_refused_with_its_shapes(chain, tmp_pa
 def test_a_file_without_a_codebook_is_none_of_vq(chain, tmp_path):
     with pytest.raises(ValueError, match="first_stage/codebook/codes/embedding"):
         runs.prepare(tuned_config("kl", chain.first.file), tmp_path)
+
+
+def test_a_header_that_is_no_config_is_refused(chain):
+    with pytest.raises(ValueError, match="x has a config whose first_stage is 3"):
+        frozen.check_shape(chain.first.config.first_stage, {"first_stage": 3}, "x")
