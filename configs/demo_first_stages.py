@@ -12,18 +12,18 @@ out is in docs/first_stages.md.
 
 from ldm_jax import config
 
-VARIANTS = ("kl-f4", "kl-f8", "vq-f4", "vq-f8")
+VARIANTS = ("kl-f4", "kl-f4-c4", "kl-f8", "kl-f8-c16", "vq-f4", "vq-f8")
 
 
 def get_config(variant="kl-f4"):
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} must be one of {', '.join(VARIANTS)}")
-    kind, factor = variant.split("-f")
+    kind, factor, *width = variant.replace("-f", "-").split("-")  # width: as c16
     c = config.autoencoder()
     c.data.update(name="emoji_scenes", image_size=64, batch_size=8)
 
     mult = (1, 1, 2) if factor == "4" else (1, 1, 2, 2)
-    width = 3 if factor == "4" else 4
+    width = int(width[0][1:]) if width else {"4": 3, "8": 4}[factor]
     c.first_stage.update(kind=kind, channels=32, mult=mult, blocks=1, groups=4)
     c.first_stage.update(attention=(0,) * len(mult))
     c.first_stage.update(z_channels=width, embed_channels=width)

@@ -18,6 +18,7 @@ def _data():
         image_size=256,  # pixels, square
         batch_size=48,  # global: over all devices and hosts
         workers=0,  # grain processes that prepare examples; 0: threads only
+        latents="",  # folder by ldm_jax.encode to train from, instead of pictures
     )
 
 
@@ -35,6 +36,26 @@ def _first_stage():
         dropout=0.0,
         groups=32,  # of GroupNorm
         dtype="float32",  # of the arithmetic
+    )
+
+
+def _unet():
+    return dict(
+        out_channels=3,  # the latent's; a judge's things and segments
+        channels=192,  # width of level 0
+        mult=(1, 2, 4),  # width of each level, in channels
+        blocks=2,  # residual blocks per level
+        depths=(1, 1, 1),  # attention blocks, by level
+        mid_depth=1,  # the same in the middle
+        attention="transformer",  # or "plain": AttentionBlock
+        heads=0,  # attention heads; 0: as head_channels says
+        head_channels=32,  # channels per head; 0: as heads says
+        scale_shift=False,
+        resblock_updown=False,
+        dropout=0.0,
+        groups=32,  # of GroupNorm
+        remat=False,
+        dtype="float32",
     )
 
 
@@ -60,7 +81,8 @@ def _train():
         init="",  # a .safetensors by ldm_jax.convert or .export to start from
         trainable=("unet", "cond_stage"),  # path patterns; the rest is frozen
         accumulate=1,  # micro-batches per step; the batch is a multiple of it
-        ema_decay=0.9999,  # warmed up as (1 + n) / (10 + n); 0: no average
+        ema_decay=0.9999,  # warmed up as (1 + n) / (10 + n); 0: no such average
+        ema_std=0.0,  # the power average instead: its width over the steps done
         max_bad_steps=10,  # abort at a log step after so many non-finite in a row
         log_every=50,
         checkpoint_every=1_000,
@@ -89,6 +111,7 @@ def latent_diffusion():
                 num_timesteps=1000,
                 beta_start=0.0015,  # linear in the square root
                 beta_end=0.0195,
+                zero_terminal=False,  # no signal at T - 1: needs predicts v or z_0
             ),
             first_stage=dict(
                 **_first_stage(),
@@ -119,26 +142,11 @@ def latent_diffusion():
                 inpaint="",  # "ldm" or "sd": mask and masked picture join z_t
                 dtype="float32",
             ),
-            unet=dict(
-                out_channels=3,  # the latent's
-                channels=192,  # width of level 0
-                mult=(1, 2, 4),  # width of each level, in channels
-                blocks=2,  # residual blocks per level
-                depths=(1, 1, 1),  # attention blocks, by level
-                mid_depth=1,  # the same in the middle
-                attention="transformer",  # or "plain": AttentionBlock
-                heads=0,  # attention heads; 0: as head_channels says
-                head_channels=32,  # channels per head; 0: as heads says
-                scale_shift=False,
-                resblock_updown=False,
-                dropout=0.0,
-                groups=32,  # of GroupNorm
-                remat=False,
-                dtype="float32",
-            ),
+            unet=_unet(),
             loss=dict(
                 predicts="eps",  # what the network outputs: eps, v or z_0
                 norm="l2",  # or "l1"
+                min_snr=0.0,  # the gamma of min-SNR weights, often 5; 0: all alike
             ),
             optim=_optim(),
             train=_train(),
@@ -195,7 +203,38 @@ def autoencoder():
     return c.lock()
 
 
-BASES = {"latent_diffusion": latent_diffusion, "autoencoder": autoencoder}
+def judge():
+    """A judge: which thing and which segment is at each place of a picture."""
+    c = ml_collections.ConfigDict(
+        dict(
+            task="judge",
+            seed=0,
+            data=_data(),
+            judge=dict(
+                patch=4,  # pixels a side of a place: the UNet sees places
+                things=268,  # that may be there, the last one "none": data.labels
+                segments=14,  # data.labels.SEGMENTS
+            ),
+            unet=_unet(),
+            loss=dict(
+                balance=0.5,  # an object's pixels count its area^-balance
+                segments_weight=0.5,  # of the segments' cross-entropy
+            ),
+            optim=_optim(),
+            train=_train(),
+            parallel=_parallel(),
+        )
+    )
+    c.unet.update(out_channels=282, attention="plain")
+    c.train.update(trainable=("unet",))
+    return c.lock()
+
+
+BASES = {
+    "latent_diffusion": latent_diffusion,
+    "autoencoder": autoencoder,
+    "judge": judge,
+}
 
 
 def check(c):

@@ -8,12 +8,14 @@ import ml_collections
 from ldm_jax import (
     config_rules_diffusion,
     config_rules_first_stage,
+    config_rules_judge,
     rules,
 )
 
 # How the keys end whose values are counts of at least 1.
 POSITIVE = ("batch_size", "image_size", "_every", "steps", "_batches", "pictures")
 POSITIVE += ("keep_checkpoints", "accumulate")
+WIDEST = 0.28  # of the power average: beyond it new parameters count less than old
 POSITIVE += ("discriminator.depth", "discriminator.channels")
 POSITIVE += ("first_stage.channels", "first_stage.blocks", "first_stage.groups")
 
@@ -74,8 +76,11 @@ def cross_field(c):
         if isinstance(value, float):
             rules.require(math.isfinite(value), f"{key} is {value}, it must be finite")
     _data(c)
-    config_rules_first_stage.first_stage(c.first_stage)
     _train(c)
+    if c.task == "judge":
+        config_rules_judge.judge(c)
+        return
+    config_rules_first_stage.first_stage(c.first_stage)
     if c.task == "autoencoder":
         config_rules_first_stage.autoencoder(c)
     if c.task == "latent_diffusion":
@@ -95,11 +100,24 @@ def _data(c):
         c.train.pictures <= batch,
         f"train.pictures {c.train.pictures} must be at most data.batch_size {batch}",
     )
+    rules.require(
+        not c.data.latents or c.task == "latent_diffusion",
+        f"data.latents {c.data.latents!r} does nothing where task is {c.task!r}, which "
+        "learns from pictures: it must be ''",
+    )
 
 
 def _train(c):
-    decay, optim = c.train.ema_decay, c.optim
+    decay, std, optim = c.train.ema_decay, c.train.ema_std, c.optim
     rules.require(0 <= decay < 1, f"train.ema_decay {decay} must be in [0, 1)")
+    rules.require(
+        0 <= std <= WIDEST, f"train.ema_std {std} must be in [0, {WIDEST}], as 0.1"
+    )
+    rules.require(
+        decay == 0 or std == 0,
+        f"train.ema_decay {decay} and train.ema_std {std} are two kinds of average: "
+        "one of them must be 0",
+    )
     rules.require(
         optim.schedule != "warmup_cosine" or optim.decay_steps > optim.warmup_steps,
         f"optim.decay_steps {optim.decay_steps} must be more than optim.warmup_steps "

@@ -69,14 +69,8 @@ def _encoders(cond):
     )
 
 
-def diffusion(c):
-    unet, stage, cond = c.unet, c.first_stage, c.cond_stage
-    start, end = c.schedule.beta_start, c.schedule.beta_end
-    rules.require(
-        0 < start <= end < 1,
-        f"schedule.beta_start {start} and schedule.beta_end {end} must be between 0 "
-        "and 1 and not fall",
-    )
+def network(unet):
+    """Rules of a UNet by itself, whatever it is for."""
     rules.require(
         unet.attention in ("transformer", "plain"),
         f"unet.attention {unet.attention!r} must be 'transformer' or 'plain'",
@@ -95,6 +89,18 @@ def diffusion(c):
             f"unet width {width} (channels times {factor}) must be a multiple of "
             f"{parts} ({'unet.heads' if unet.heads else 'unet.head_channels'})",
         )
+
+
+def diffusion(c):
+    unet, stage, cond = c.unet, c.first_stage, c.cond_stage
+    start, end = c.schedule.beta_start, c.schedule.beta_end
+    rules.require(
+        0 < start <= end < 1,
+        f"schedule.beta_start {start} and schedule.beta_end {end} must be between 0 "
+        "and 1 and not fall",
+    )
+    _weights(c)
+    network(unet)
     rules.require(
         unet.out_channels == stage.embed_channels,
         f"unet.out_channels {unet.out_channels} must equal "
@@ -104,6 +110,8 @@ def diffusion(c):
     _read(cond)
     if cond.kind == "clip":
         _encoders(cond)
+    if c.data.latents:
+        _kept(c)
     _heard(c)
     for key, sampler in (("eta", "ddim"), ("posterior", "ddpm")):
         rules.require(
@@ -111,6 +119,48 @@ def diffusion(c):
             f"sample.{key} {c.sample[key]} is of the sampler {sampler!r}, "
             f"sample.sampler is {c.sample.sampler!r}: it must be 0",
         )
+
+
+def _kept(c):
+    """With data.latents a batch has no pictures, nor maps of their size."""
+    stage, cond = c.first_stage, c.cond_stage
+    why = f"data.latents {c.data.latents!r} must be '': "
+    rules.require(
+        stage.kind != "identity",
+        f"{why}first_stage.kind 'identity' has nothing to keep, diffusion sees the "
+        "pictures",
+    )
+    rules.require(
+        not cond.inpaint,
+        f"{why}cond_stage.inpaint {cond.inpaint!r} needs the pictures, to cut holes "
+        "into them",
+    )
+    rules.require(
+        cond.kind not in ("segmentation", "low_res"),
+        f"{why}cond_stage.kind {cond.kind!r} reads maps, and only what is not of the "
+        "pictures' size is kept beside the latents",
+    )
+
+
+def _weights(c):
+    """Rules of the loss at the noisiest steps."""
+    last, gamma = c.schedule.zero_terminal, c.loss.min_snr
+    rules.require(gamma >= 0, f"loss.min_snr {gamma} must be 0 (off) or above, as 5")
+    rules.require(
+        not last or c.loss.predicts != "eps",
+        "schedule.zero_terminal has no signal at the last step, where loss.predicts "
+        "'eps' does not determine the picture: it must be 'v' or 'z_0'",
+    )
+    rules.require(
+        not (last and gamma),
+        f"loss.min_snr {gamma} gives the last step of schedule.zero_terminal the "
+        "weight 0: nothing would train what sampling begins with; use one of them",
+    )
+    rules.require(
+        not last or c.sample.grid == "trailing",
+        f"sample.grid {c.sample.grid!r} begins below the last step, which is what "
+        "schedule.zero_terminal trains for: it must be 'trailing'",
+    )
 
 
 def _heard(c):

@@ -1,16 +1,29 @@
 """Numbers of a model: one JSON line on stdout, progress on stderr.
 
   python -m ldm_jax.evaluate --task=text
+  python -m ldm_jax.evaluate --task=scenes
+  python -m ldm_jax.evaluate --task=features
   python -m ldm_jax.evaluate --task=reconstruction
 
 judge the weights that ship with the project; those of a run of yours with --config
-and --workdir. The judging network comes from `python -m ldm_jax.fetch lpips`.
+and --workdir, its newest or those of a --step. The judging networks come from
+`python -m ldm_jax.fetch lpips`; that of scenes ships with the project.
 
 text: two pictures of each of 200 sprites by name, on the palette's colours in turn;
 the figures are those of ldm_jax/fidelity.py. Beside them the same figures for real
 pictures after the first stage (ceiling), for the generated ones judged by another's
 prompt (shuffled: chance), and for the prompts whose pair of object and colour no
 training picture shows (held_out).
+
+scenes: one picture for each caption of --n held-out scenes; ldm_jax/scene_fidelity.py
+says what the figures are: which of the things are there, and lie as they should.
+Beside them the same for the scenes themselves (real), for these after the first stage
+(ceiling), for the generated ones judged by another's prompt (shuffled: chance), and
+what lies half way between chance and ceiling.
+
+features: the Frechet distance of VGG16's features between samples for the captions of
+--n pictures and --n other pictures (fd), beside that of the first ones (floor) and of
+these after the first stage (ceiling); see ldm_jax/feature_distance.py.
 
 reconstruction: held-out pictures through the first stage, by a drawn latent, beside
 shrinking by its factor and enlarging (down_up; not with --norival). PSNR (dB), SSIM,
@@ -32,12 +45,32 @@ import jax
 import numpy as np
 import tqdm
 
-from ldm_jax import cli, fidelity, generation, names, pictures, reconstruction, sharding
+from ldm_jax import (
+    cli,
+    feature_distance,
+    fidelity,
+    generation,
+    judging,
+    knobs,
+    names,
+    pictures,
+    reconstruction,
+    scene_fidelity,
+    sharding,
+)
 from ldm_jax import config as config_lib
 
-TASK = flags.DEFINE_string("task", None, "text or reconstruction.", required=True)
+# Pictures by default, and of what.
+COUNTS = {"scenes": 512, "features": 2000, "reconstruction": 256}
+DATASETS = {"features": "emoji_singles", "reconstruction": "emoji_scenes"}
+TASK = flags.DEFINE_string(
+    "task", None, "text, scenes, features or reconstruction.", required=True
+)
 CONFIG = cli.define_config(required=False)
 WORKDIR = cli.define_workdir(required=False)
+STEP = flags.DEFINE_integer(
+    "step", None, "Of --workdir's checkpoints, instead of the newest.", lower_bound=0
+)
 WEIGHTS = cli.define_weights()
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
@@ -47,12 +80,24 @@ BATCH_SIZE = flags.DEFINE_integer(
 )
 SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
 OUT = flags.DEFINE_string("out", None, "Folder for a contact sheet, if wanted.")
+SAMPLER = flags.DEFINE_string("sampler", None, "Instead of the config's: ddim, ddpm.")
+GRID = flags.DEFINE_string("grid", None, "Timesteps, not the config's: ldm, trailing.")
 STEPS = flags.DEFINE_integer("steps", None, "Instead of the config's.", lower_bound=1)
 SCALE = flags.DEFINE_float("scale", None, "Of the guidance, instead of the config's.")
 NAMES = flags.DEFINE_integer("names", 200, "text: how many sprites.", lower_bound=1)
 SEEDS = flags.DEFINE_integer("seeds", 2, "text: pictures of each.", lower_bound=1)
-DATASET = flags.DEFINE_string("dataset", "emoji_scenes", "reconstruction: of what.")
-N = flags.DEFINE_integer("n", 256, "reconstruction: pictures.", lower_bound=2)
+DATASET = flags.DEFINE_string(
+    "dataset", None, f"features, reconstruction: of what; by default {DATASETS}."
+)
+SPLIT = flags.DEFINE_enum(
+    "split", None, ["train", "heldout"], "features: instead of the data set's own."
+)
+N = flags.DEFINE_integer(
+    "n", None, f"Pictures of all tasks but text; by default {COUNTS}.", lower_bound=2
+)
+JUDGE_WEIGHTS = flags.DEFINE_string(
+    "judge_weights", judging.EMBEDDED, "scenes: a judge by ldm_jax.export."
+)
 JUDGE = flags.DEFINE_enum(
     "judge",
     None,
@@ -71,7 +116,10 @@ def batch_size():
 def named():
     """(config, weights) that the flags name, with those of sampling."""
     config, weights = reconstruction.named(CONFIG.value, WORKDIR.value, WEIGHTS.value)
-    changed = {"steps": STEPS.value, "scale": SCALE.value}
+    if STEP.value is not None and WORKDIR.value is None:
+        raise ValueError("--step is of a run: name its --workdir and --config too")
+    changed = {"sampler": SAMPLER.value, "grid": GRID.value}
+    changed |= {"steps": STEPS.value, "scale": SCALE.value}
     changed = {key: value for key, value in changed.items() if value is not None}
     if changed and config.task != "latent_diffusion":
         raise ValueError(f"--{min(changed)} is of sampling; {config.task} has none")
@@ -80,37 +128,82 @@ def named():
     return config_lib.check(config), weights
 
 
+def count():
+    return N.value or COUNTS[TASK.value]
+
+
+def dataset():
+    return DATASET.value or DATASETS[TASK.value]
+
+
 def progress(total):
     return tqdm.tqdm(total=total, unit="picture")
 
 
+def sampled(config, weights, kinds=("text",)):
+    """The generation.Model to draw from, told by these kinds of condition."""
+    if config.task != "latent_diffusion" or config.cond_stage.kind not in kinds:
+        raise ValueError(
+            f"--task={TASK.value} needs the config of a model that takes prompts"
+        )
+    knobs.of(config)  # of a grid that has such steps
+    if WORKDIR.value:
+        return generation.from_run(config, WORKDIR.value, STEP.value)
+    return generation.from_file(config, weights or generation.EMBEDDED)
+
+
+def drawn_by(model):
+    """What a figure of samples is to be known by."""
+    keys = ("sampler", "grid", "steps", "scale")
+    told = {key: model.config.sample[key] for key in keys}
+    return told | {"weights": model.weights}
+
+
 def text(config, weights):
     """(figures, sheet rows) of --task=text."""
-    if config.task != "latent_diffusion" or config.cond_stage.kind != "text":
-        raise ValueError("--task=text needs the config of a model that takes prompts")
-    if WORKDIR.value:
-        model = generation.from_run(config, WORKDIR.value)
-    else:
-        model = generation.from_file(config, weights or generation.EMBEDDED)
+    model = sampled(config, weights)
     result, rows = fidelity.evaluate(
         model, NAMES.value, SEEDS.value, SEED.value, batch_size(), progress
     )
-    told = {key: config.sample[key] for key in ("sampler", "grid", "steps", "scale")}
     counts = {"names": NAMES.value, "seeds": SEEDS.value}
-    return result | counts | told | {"weights": model.weights}, rows
+    return result | counts | drawn_by(model), rows
+
+
+def scenes(config, weights):
+    """(figures, sheet rows) of --task=scenes."""
+    model = sampled(config, weights)
+    judge = judging.load(JUDGE_WEIGHTS.value)
+    result, rows = scene_fidelity.evaluate(
+        model, judge, count(), SEED.value, batch_size(), progress
+    )
+    return result | drawn_by(model) | {"judge": judge.label}, rows
+
+
+def features(config, weights):
+    """(figures, sheet rows) of --task=features."""
+    split = feature_distance.split_of(dataset(), SPLIT.value)
+    model = sampled(config, weights, ("text", "none"))
+    result, rows = feature_distance.evaluate(
+        model, dataset(), split, count(), SEED.value, batch_size(), progress
+    )
+    return result | drawn_by(model), rows
 
 
 def reconstruct(config, weights):
     """(figures, sheet rows) of --task=reconstruction."""
-    stage = config, WORKDIR.value, weights
+    if "first_stage" not in config:
+        raise ValueError(
+            f"the config is of task {config.task!r}: it has no first stage"
+        )
+    stage = config, WORKDIR.value, weights, STEP.value
     model = reconstruction.model(*stage)
     trained_on = reconstruction.trained_on(*stage)
     net = JUDGE.value or reconstruction.judge_of(trained_on)
     result, rows = reconstruction.evaluate(
         model,
         net,
-        DATASET.value,
-        N.value,
+        dataset(),
+        count(),
         SEED.value,
         batch_size(),
         RIVAL.value,
@@ -120,7 +213,12 @@ def reconstruct(config, weights):
     return result | told, rows
 
 
-TASKS = {"text": text, "reconstruction": reconstruct}
+TASKS = {
+    "text": text,
+    "scenes": scenes,
+    "features": features,
+    "reconstruction": reconstruct,
+}
 
 
 def rounded(value):

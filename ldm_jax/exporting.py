@@ -37,7 +37,7 @@ def export(config, workdir, out, dtype, batches):
         stored = jax.tree.map(lambda x: np.asarray(x, dtype).astype("float32"), params)
         same = frozen.encoder_of_start(runs.as_trained(config, workdir))
         meta |= same or measure_latents(config, system, stored, batches)
-    else:
+    if config.task == "latent_diffusion":
         frozen.load(config, system)  # it must be there and fit
         meta["first_stage"] = frozen.digest(config)
     own.save_weights(out, params, config.to_dict(), meta, dtype)

@@ -210,7 +210,7 @@ def evaluate(model, names, seeds, seed, batch_size, progress):
     count = len(asked.labels)
     galleries = len(np.unique(asked.colours)) * len(sprites.load().scene_indices)
     with progress(4 * count + galleries) as bar:
-        drawn = draw(model, asked, seed, batch_size, bar)
+        drawn = draw(model, asked.captions(), seed, batch_size, bar)
         keys = generation.keys(seed, np.arange(count))
         truth = real(asked, size)
         ceiling = reconstruction.through(model, truth, keys, batch_size, bar)
@@ -218,10 +218,14 @@ def evaluate(model, names, seeds, seed, batch_size, progress):
     return figures, np.stack([drawn, truth], axis=1)
 
 
-def draw(model, asked, seed, batch_size, bar):
-    """The model's pictures of the prompts: uint8 [n, S, S, 3]."""
-    keys = generation.keys(seed, np.arange(len(asked.labels)))
-    batch = prompts_lib.arrays(model, asked.captions(), warn=cli.say)
+def draw(model, texts, seed, batch_size, bar):
+    """The model's pictures of n texts, which one without a condition ignores.
+
+    uint8 [n, S, S, 3]; raises FloatingPointError where numbers are not finite.
+    """
+    keys = generation.keys(seed, np.arange(len(texts)))
+    blind = model.config.cond_stage.kind == "none"
+    batch = {} if blind else prompts_lib.arrays(model, texts, warn=cli.say)
     images = []
     for x in generation.generate(model, batch, keys, batch_size):
         if not np.isfinite(x).all():

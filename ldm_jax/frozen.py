@@ -20,7 +20,7 @@ def load(config, system=None):
     if config.task == "autoencoder":
         wanted = config.loss.perceptual_weight
         return {"perceptual": perceptual(config.loss.perceptual)} if wanted else {}
-    if config.first_stage.kind == "identity":
+    if config.task == "judge" or config.first_stage.kind == "identity":
         return {}
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     return {"first_stage": first_stage(config.first_stage, shapes["first_stage"])}
@@ -58,7 +58,7 @@ def start(config, system):
     own.check_tree(held, shapes, f"train.init {path}")
     if alone:
         check_shape(config.first_stage, saved, f"train.init {path}")
-    else:
+    if config.task == "latent_diffusion":
         _check_origin(config, path, saved, meta)
     patterns = config.train.trainable
     if alone:  # the discriminator is not in the file
@@ -135,7 +135,7 @@ def _known_digest(path, size, changed):
 
 def digest(config):
     """What tells a config's latents from others, `latents_of`; "" without a file."""
-    if config.task == "autoencoder" or config.first_stage.kind == "identity":
+    if config.task != "latent_diffusion" or config.first_stage.kind == "identity":
         return ""
     return latents_of(first_stage_file(config.first_stage))
 

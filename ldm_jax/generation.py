@@ -105,9 +105,12 @@ def from_file(config, weights=EMBEDDED):
     return _model(config, params, own.digest(path), str(path))
 
 
-def from_run(config, workdir):
-    """The Model of a run's newest checkpoint, averaged weights if it keeps them."""
-    params, step = runs.latest_params(config, workdir)
+def from_run(config, workdir, step=None):
+    """The Model of a run's checkpoint, its newest or that of a step.
+
+    Of averaged weights if it keeps them.
+    """
+    params, step = runs.latest_params(config, workdir, step)
     return _model(config, params, runs.label(params, workdir, step), str(workdir))
 
 
@@ -178,12 +181,27 @@ def keys(seed, indices):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(indices))
 
 
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """`keys`, made as they are read: any number of them, in the shapes of a batch."""
+
+    seed: int
+    indices: np.ndarray
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, places):
+        return keys(self.seed, self.indices[places])
+
+
 def generate(model, batch, seeds, batch_size):
     """Yields x [b, H, W, 3], float32 in about [-1, 1], b <= batch_size, in order.
 
     batch: dict of numpy arrays [n, ...] (what the conditioner reads; {} without a
-    condition); seeds: [n] typed keys. The last batch is padded, so that one compiled
-    program serves all. Raises ValueError if batch_size does not divide over devices.
+    condition); seeds: [n] typed keys, or Keys. The last batch is padded, so that one
+    compiled program serves all, in later calls too. Raises ValueError if batch_size
+    does not divide over devices.
     """
     config, system, mesh = model.config, model.system, model.mesh
     if batch_size % mesh.size:
@@ -192,7 +210,7 @@ def generate(model, batch, seeds, batch_size):
             f"{mesh.size}"
         )
     rows = sharding.batch_sharding(mesh)
-    sample = jax.jit(system.sample, out_shardings=rows)
+    sample = jax.jit(system.sample, out_shardings=rows)  # jax knows it the next time
     told = knobs.of(config)
     for start in range(0, len(seeds), batch_size):
         wanted = np.arange(start, start + batch_size)

@@ -8,8 +8,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from ldm_jax import names, paths
-from ldm_jax.data import clip_tokenize, datasets, pipeline, tokenize
+from ldm_jax import frozen, names, paths
+from ldm_jax.data import clip_tokenize, datasets, latents, pipeline, tokenize
 
 
 @functools.cache
@@ -108,15 +108,44 @@ def prepare(config):
 
 
 def source(config, split):
-    """The examples of a config's data set: random access, deterministic."""
+    """The examples of a config's data set: random access, deterministic.
+
+    With data.latents those of training have what was kept of their latents in place of
+    pictures, and are walked over again and again, each time in another order.
+    """
+    drawn = drawn_source(config, split)
+    if split != "train" or not config.data.latents:
+        return drawn
+    folder = paths.resolve(config.data.latents)
+    kept = latents.open_kept(folder, made_from(config, split))
+    latents.check_examples(kept, drawn)
+    return pipeline.shuffled(kept, config.seed)
+
+
+def drawn_source(config, split):
+    """`source` of the pictures themselves, data.latents or not."""
     make = names.pick(datasets.DATASETS, config.data.name)
     return make(split, config.seed, config.data.image_size)
+
+
+def made_from(config, split):
+    """What decides the latents of a config's pictures, as data.latents keeps it."""
+    return {
+        "data.name": config.data.name,
+        "data.image_size": config.data.image_size,
+        "seed": config.seed,
+        "split": split,
+        "first_stage.kind": config.first_stage.kind,
+        "first_stage.weights": frozen.digest(config),
+    }
 
 
 def check(config):
     """Raises in words what `batches` would: an unknown data set or vocabulary."""
     names.pick(datasets.DATASETS, config.data.name)
     prepare(config)
+    if config.data.latents:
+        source(config, "train")
 
 
 def batches(config, keys, split="train", start=0):

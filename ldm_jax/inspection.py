@@ -134,6 +134,11 @@ def sheet(batch, words=None):
 
 def first_batch(config, keys, count):
     """`count` examples of the first training batches, as the model is given them."""
+    if config.data.latents:
+        raise ValueError(
+            f"data.latents {config.data.latents!r} has no pictures to draw: "
+            "--config.data.latents= draws those that it was made from"
+        )
     example = inputs.prepare(config)(inputs.source(config, "train")[0])
     arrays = {key: x for key, x in example.items() if not isinstance(x, str)}
     keys = [key for key in dict.fromkeys(keys) if names.pick(arrays, key) is not None]

@@ -22,16 +22,21 @@ def normal(keys, shape):
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def diffusion(predict, schedule, z_0, t, eps, *, predicts, norm):
+def diffusion(predict, schedule, z_0, t, eps, *, predicts, norm, min_snr=0.0):
     """(loss, bound) per picture, [B] each, of `predict`: z_t -> Pred.
 
     z_0, eps [B, h, w, c]; t [B]. The loss compares what the network `predicts` (eq.
-    14 of Ho et al., 2020, for eps) by `norm`; the bound is `bound`'s.
+    14 of Ho et al., 2020, for eps) by `norm`, weighted by schedule.min_snr if that is
+    not 0; the bound is `bound`'s, None where the last step has no signal: infinite.
     """
     pred = predict(schedule_lib.add_noise(schedule, z_0, eps, t))
     want = schedule_lib.target(schedule, predicts, z_0, eps, t)
     have = schedule_lib.target(schedule, predicts, pred.z_0, pred.eps, t)
     loss = jnp.mean(names.pick(NORMS, norm)(have - want), axis=(1, 2, 3))
+    if min_snr:
+        loss *= schedule_lib.min_snr(schedule, predicts, min_snr, t)
+    if schedule.alpha_bar[-1] == 0:
+        return loss, None
     error = jnp.mean(jnp.square(pred.eps - eps), axis=(1, 2, 3))
     return loss, bound(schedule, error, z_0, t)
 

@@ -1,5 +1,6 @@
-"""Names in a config: looked up in a table of choices, or matched with paths."""
+"""Names in a config: looked up in tables of choices, matched with paths or fields."""
 
+import dataclasses
 import difflib
 import fnmatch
 
@@ -11,6 +12,12 @@ def pick(table, name):
     nearest = difflib.get_close_matches(str(name), table, n=1, cutoff=0.0)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(f"{name!r} is not one of {', '.join(table)}{hint}")
+
+
+def record(kind, section):
+    """The dataclass `kind` of those entries of a section that are its fields."""
+    fields = dataclasses.fields(kind)
+    return kind(**{field.name: section[field.name] for field in fields})
 
 
 def covers(pattern, path):

@@ -53,11 +53,11 @@ def named(config=None, workdir=None, weights=None):
     return config_lib.check(config), weights
 
 
-def model(config, workdir=None, weights=None):
+def model(config, workdir=None, weights=None, step=None):
     """The generation.Model of a first stage alone, without sampling.
 
     Of a latent diffusion config it is the one the config names; of an autoencoder's,
-    that of the run in `workdir` or of the file `weights`.
+    that of the run in `workdir`, the newest or of a step, or of the file `weights`.
     """
     system = system_lib.build(config)
     if config.first_stage.kind == "identity":
@@ -76,7 +76,7 @@ def model(config, workdir=None, weights=None):
         params = frozen.load(config, system)
         label = own.digest(paths.resolve(config.first_stage.weights))
     elif workdir:
-        params, step = runs.latest_params(config, workdir)
+        params, step = runs.latest_params(config, workdir, step)
         label = runs.label(params, workdir, step)
     elif not weights:
         raise ValueError("name a first stage with --weights, or a run with --workdir")
@@ -110,7 +110,7 @@ def _check_named(config, weights):
         )
 
 
-def trained_on(config, workdir=None, weights=None):
+def trained_on(config, workdir=None, weights=None, step=None):
     """The LPIPS net that `model`'s first stage was trained on; None if none is known.
 
     A file says it in the config it was written with. Converted ones of latent
@@ -119,7 +119,7 @@ def trained_on(config, workdir=None, weights=None):
     if config.task == "latent_diffusion":
         weights = config.first_stage.weights
     if workdir:
-        config = runs.as_trained(config, workdir)
+        config = runs.as_trained(config, workdir, step)
     else:
         path = paths.resolve(weights)
         _, saved, _ = own.open_weights(path)

@@ -25,7 +25,7 @@ from ldm_jax.weights import own
 
 # The sections that decide what trained parameters mean.
 BY_HASH = ("first_stage.weights", "train.init")  # files, told apart by their content
-MODEL = ("schedule", "first_stage", "cond_stage", "unet", "loss")
+MODEL = ("schedule", "first_stage", "cond_stage", "judge", "unet", "loss")
 
 
 @dataclasses.dataclass
@@ -59,7 +59,8 @@ def state_of(config, system, params):
     trained, _ = trees.split(params, config.train.trainable)
     extra = system.init_extra(params)
     tx, _ = optimizer(config)
-    return train_step.init_state(trained, extra, tx, config.train.ema_decay)
+    averaged = bool(config.train.ema_decay or config.train.ema_std)
+    return train_step.init_state(trained, extra, tx, averaged)
 
 
 def prepare(config, workdir):
@@ -182,19 +183,23 @@ def save(run, step):
     checkpoint.save(run.manager, step, run.state, about(run.config, step))
 
 
-def _newest(workdir):
-    """(manager, step) of a run's newest checkpoint, to read from."""
+def _opened(workdir, step=None):
+    """(manager, step) of a run's checkpoint, to read from: its newest unless named."""
     folder = pathlib.Path(workdir) / "checkpoints"
     manager = checkpoint.open(folder, read_only=True)
-    step = checkpoint.latest(manager)
-    if step is None:
+    steps = sorted(manager.all_steps())
+    if not steps:
         raise FileNotFoundError(f"{folder} holds no checkpoint")
-    return manager, step
+    if step is not None and step not in steps:
+        raise FileNotFoundError(
+            f"{folder} holds no checkpoint of step {step}; there are {steps}"
+        )
+    return manager, steps[-1] if step is None else step
 
 
-def as_trained(config, workdir):
+def as_trained(config, workdir, step=None):
     """The config with those sections as a run was made that only its training reads."""
-    manager, step = _newest(workdir)
+    manager, step = _opened(workdir, step)
     then = json.loads(checkpoint.read_meta(manager, step)["config"])
     manager.close()
     then = config_lib.completed(then)
@@ -205,11 +210,14 @@ def as_trained(config, workdir):
     return trained
 
 
-def latest_params(config, workdir):
-    """(parameters, step) of a run's newest checkpoint: the average if there is one."""
+def latest_params(config, workdir, step=None):
+    """(parameters, step) of a run's newest checkpoint: the average if there is one.
+
+    step: take the checkpoint of that step instead; FileNotFoundError lists the others.
+    """
     system = system_lib.build(config)
-    as_saved = as_trained(config, workdir)
-    manager, step = _newest(workdir)
+    as_saved = as_trained(config, workdir, step)
+    manager, step = _opened(workdir, step)
     init = initial_state(as_saved, system_lib.build(as_saved))
     shapes = jax.eval_shape(init, jax.random.key(0))
     mesh = sharding.make_mesh(config.parallel.fsdp)

@@ -15,8 +15,21 @@ Released weights of Stable Diffusion 1, 2 and XL, a single file or a diffusers f
 Writes 00000.png, 00001.png, ... (prompt after prompt, --n of each), grid.png and
 manifest.jsonl into DIR. The same seed gives the same pictures, whatever the batch
 size and the number of devices.
+
+Prompts as you type them, by any of these weights; /help there lists the settings:
+
+  python -m ldm_jax.sample --interactive --n=4 --out=DIR
+
+The program is compiled once. Pictures are added to those in DIR, min(--n,
+--batch_size) at once, whatever /n is later. The noise of a picture comes from its seed
+and its index. A session counts the index on, so that the same prompt twice gives new
+pictures; /seed begins anew at index 0. manifest.jsonl has both, and the settings:
+--prompt, --seed and --index (or /seed and /index) with the same settings draw a
+picture again.
 """
 
+import functools
+import itertools
 import pathlib
 import time
 
@@ -30,6 +43,7 @@ from ldm_jax import (
     generation,
     holes,
     inputs,
+    interactive,
     knobs,
     sharding,
 )
@@ -61,7 +75,23 @@ MASK = flags.DEFINE_string(
     "mask", None, "In-painting: a picture of that size; what is white is painted anew."
 )
 N = flags.DEFINE_integer("n", 1, "Pictures of each prompt.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "The same seed gives the same pictures.")
+SEED = flags.DEFINE_integer(
+    "seed",
+    0,
+    "The same seed gives the same pictures.",
+    lower_bound=0,
+    upper_bound=album.HIGHEST,
+)
+INDEX = flags.DEFINE_integer(
+    "index",
+    0,
+    "Of the first picture: what its row in a manifest says draws it again.",
+    lower_bound=0,
+    upper_bound=album.HIGHEST,
+)
+INTERACTIVE = flags.DEFINE_bool(
+    "interactive", False, "Draw prompts as they are typed, or come through a pipe."
+)
 OUT = flags.DEFINE_string("out", "samples", "Folder for the pictures.")
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
@@ -132,31 +162,41 @@ def check(config):
         raise ValueError(
             f"cond_stage.kind {kind!r} cannot be sampled from the command line yet"
         )
-    if kind == "none" and (PROMPT.value or NEGATIVE.value):
+    asked = PROMPT.value or INTERACTIVE.value
+    if kind == "none" and (asked or NEGATIVE.value):
         raise ValueError("this model has no condition: it takes no prompts")
-    if kind != "none" and not PROMPT.value:
+    if kind != "none" and not asked:
         raise ValueError('say what to draw: --prompt="a fox on a teal background"')
     if NEGATIVE.value and config.sample.scale == 1:
         raise ValueError("--negative_prompt does nothing where --scale is 1")
     holes.read(config, IMAGE.value, MASK.value)
 
 
+def talk(model, wanted, batch_size):
+    """--interactive: what --prompt says is as if it was typed first."""
+    session = interactive.Session(model, wanted, batch_size, OUT.value)
+    lines = itertools.chain(PROMPT.value, interactive.typed())
+    interactive.run(session, lines, functools.partial(print, flush=True))
+
+
 def main(argv):
     del argv
     began = time.perf_counter()
     model = embeddings.added(load(), EMBEDDING.value)
-    given = holes.read(model.config, IMAGE.value, MASK.value)
-    wanted = N.value * max(1, len(PROMPT.value))
-    rows = album.draw(
-        model,
-        PROMPT.value,
-        N.value,
-        SEED.value,
-        sharding.whole_batch(min(BATCH_SIZE.value, wanted), jax.device_count()),
-        OUT.value,
-        NEGATIVE.value,
-        given,
+    wanted = album.Wanted(
+        prompts=() if INTERACTIVE.value else tuple(PROMPT.value),
+        n=N.value,
+        seed=SEED.value,
+        index=INDEX.value,
+        negative=NEGATIVE.value,
+        given=holes.read(model.config, IMAGE.value, MASK.value),
     )
+    at_once = min(BATCH_SIZE.value, len(wanted.texts()))
+    batch_size = sharding.whole_batch(at_once, jax.device_count())
+    if INTERACTIVE.value:
+        talk(model, wanted, batch_size)
+        return
+    rows = album.draw(model, wanted, batch_size, OUT.value)
     took = time.perf_counter() - began
     grid = pathlib.Path(OUT.value).absolute() / "grid.png"
     print(f"{len(rows)} pictures in {took:.1f} s: {grid}")

@@ -39,15 +39,42 @@ def from_betas(betas):
     return Schedule(betas, np.cumprod(1.0 - betas))
 
 
-def linear(num_timesteps, beta_start, beta_end):
+def linear(num_timesteps, beta_start, beta_end, zero_terminal=False):
     """The schedule that latent diffusion calls linear.
 
     The trap: it is linear in sqrt(beta). A straight line in beta itself is another
     schedule, which loses the signal sooner (elsewhere that one is called linear,
-    and this one scaled_linear).
+    and this one scaled_linear). zero_terminal: see `without_signal_at_the_end`.
     """
     roots = np.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=np.float64)
-    return from_betas(roots**2)
+    schedule = from_betas(roots**2)
+    return without_signal_at_the_end(schedule) if zero_terminal else schedule
+
+
+def without_signal_at_the_end(schedule):
+    """The schedule with alpha_bar = 0 at T - 1 (Lin et al., 2023, algorithm 1).
+
+    sqrt(alpha_bar) is shifted to end at 0 and stretched to begin where it began. Else
+    a trace of the picture is in z_T (its mean brightness above all), which sampling
+    starts without.
+    """
+    root = np.sqrt(schedule.alpha_bar)
+    alpha_bar = (root[0] * (root - root[-1]) / (root[0] - root[-1])) ** 2
+    return from_betas(1.0 - alpha_bar / np.append(1.0, alpha_bar[:-1]))
+
+
+def min_snr(schedule, kind, gamma, t):
+    """Weights [B] of squared errors at t [B] (Hang et al., 2023): float32.
+
+    An error of z_0 counts min(SNR, gamma), SNR = alpha_bar / (1 - alpha_bar); what a
+    network of this kind (eps, v, z_0) says differs from z_0 by a factor, whose square
+    divides it.
+    """
+    signal = alpha_bar_at(schedule, t)
+    noise = 1.0 - signal
+    of_v = jnp.minimum(signal, gamma * noise)
+    factors = {"eps": signal, "v": 1.0, "z_0": noise}
+    return of_v / names.pick(factors, kind)
 
 
 def alpha_bar_at(schedule, t):

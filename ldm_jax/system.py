@@ -8,13 +8,22 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax import denoise as denoise_lib
-from ldm_jax import first_stage_loss, losses, names, pictures, samplers, trees
+from ldm_jax import (
+    first_stage,
+    first_stage_loss,
+    judge_loss,
+    losses,
+    names,
+    pictures,
+    samplers,
+    trees,
+)
 from ldm_jax import schedule as schedule_lib
-from ldm_jax.models import autoencoder as autoencoder_lib
 from ldm_jax.models import conditioners, controlnet
 from ldm_jax.models import unet as unet_lib
 
 MICRO_WIDTH = conditioners.MICRO_WIDTH
+OBJECTS = 5  # of a picture: labels.MAX_OBJECTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,20 +35,25 @@ class System:
 
     init: Callable  # (rng) -> params
     init_extra: Callable  # (params) -> extra: what steps change besides params
-    posterior: Callable  # (params, x) -> Posterior or Point, unscaled, to be kept
-    latent: Callable  # (keys, posterior) -> z_0, drawn from it and scaled
-    encode: Callable  # (params, keys, x) -> z_0: both of them
-    decode: Callable  # (params, z_0) -> x
     grads: Callable  # (params, frozen, extra, step, keys, batch)
     #                  -> (grads, extra, metrics)
     validate: Callable  # (params, keys, batch) -> {name: [B]}, on fixed noise
-    batch: dict  # name -> ShapeDtypeStruct of one global batch
+    batch: dict  # name -> ShapeDtypeStruct of one global batch of training
+    heldout: dict | None = None  # the same of validation, which has pictures where
+    #                              training may have what was kept of their latents
+    posterior: Callable | None = None  # (params, x) -> Posterior or Point, unscaled,
+    #                                    to be kept
+    latent: Callable | None = None  # (keys, posterior) -> z_0, drawn from it and scaled
+    encode: Callable | None = None  # (params, keys, x) -> z_0: both of them
+    decode: Callable | None = None  # (params, z_0) -> x
     encode_indices: Callable | None = None  # (params, x) -> codes, int32 [B, h, w]
     decode_indices: Callable | None = None  # (params, codes) -> x
     after_step: Callable | None = None  # (params, ema, extra, step) -> the first three
     condition: Callable | None = None  # (params, batch) -> Cond
     denoise: Callable | None = None  # (params, z_t, t, cond, rng=None) -> Pred
     sample: Callable | None = None  # (params, keys, batch, knobs) -> x
+    judge: Callable | None = None  # (params, x) -> {"things", "segments"}: logits
+    #                                [B, h, w, ...], float32
 
 
 def build(config):
@@ -47,17 +61,12 @@ def build(config):
     return names.pick(TASKS, config.task)(config)
 
 
-def _arch(arch, section):
-    fields = dataclasses.fields(arch)
-    return arch(**{field.name: section[field.name] for field in fields})
-
-
 def arch_of_unet(config):
-    return _arch(unet_lib.Arch, config.unet)
+    return names.record(unet_lib.Arch, config.unet)
 
 
 def arch_of_first_stage(config):
-    return _arch(autoencoder_lib.Arch, config.first_stage)
+    return first_stage.arch(config.first_stage)
 
 
 def encoders(config):
@@ -95,53 +104,21 @@ def init_control(config):
 
 
 def _inputs(config, shapes):
-    shapes = {
-        "image": ((config.data.image_size, config.data.image_size, 3), "uint8")
-    } | shapes
+    """The shapes of a batch of pictures, and of what goes with them."""
+    size = config.data.image_size
+    return _shaped(config, {"image": ((size, size, 3), "uint8")} | shapes)
+
+
+def _shaped(config, shapes):
     return {
         name: jax.ShapeDtypeStruct((config.data.batch_size, *shape), jnp.dtype(dtype))
         for name, (shape, dtype) in shapes.items()
     }
 
 
-def _first_stage(section, scale):
-    """(net, mean, functions of System) of an autoencoder; latents are times `scale`."""
-    module = names.pick(autoencoder_lib.FIRST_STAGES, section.kind)
-    net = module(_arch(autoencoder_lib.Arch, section))
-
-    def run(params, x, method):
-        # An identity has no parameters, and no place in the dict.
-        return net.apply({"params": params.get("first_stage", {})}, x, method=method)
-
-    def posterior(params, x):
-        return run(params, x, "encode")
-
-    def latent(keys, posterior):
-        noise = losses.normal(losses.split(keys, "encode"), posterior.mean.shape[1:])
-        return scale * posterior.sample(noise)
-
-    def encode(params, keys, x):
-        return latent(keys, posterior(params, x))
-
-    def mean(params, x):
-        return scale * posterior(params, x).mean
-
-    def decode(params, z_0):
-        return run(params, z_0 / scale, "decode")
-
-    def by_codes(method):
-        return lambda params, x: run(params, x, method)
-
-    functions = dict(posterior=posterior, latent=latent, encode=encode, decode=decode)
-    if section.codes:
-        methods = ("encode_indices", "decode_indices")
-        functions |= {method: by_codes(method) for method in methods}
-    return net, mean, functions
-
-
 def _autoencoder(config):
     size = config.data.image_size
-    net, _, stage = _first_stage(config.first_stage, 1.0)
+    net, _, stage = first_stage.make(config.first_stage, 1.0)
     loss = first_stage_loss.make(net, config.discriminator, config.loss)
 
     def init(rng):
@@ -172,7 +149,7 @@ def _conditioner(config):
 def _latent_diffusion(config):
     schedule = schedule_lib.linear(**config.schedule)
     conditioner = _conditioner(config)
-    net, mean, stage = _first_stage(config.first_stage, config.first_stage.scale)
+    net, mean, stage = first_stage.make(config.first_stage, config.first_stage.scale)
     unet = unet_lib.UNet(arch_of_unet(config))
     denoise = denoise_lib.from_unet(unet, schedule, config.loss.predicts)
     size = config.data.image_size
@@ -180,6 +157,7 @@ def _latent_diffusion(config):
     inputs = _inputs(config, conditioner.inputs | holes)
     side = size // arch_of_first_stage(config).factor
     latent = (side, side, config.first_stage.embed_channels)
+    kept = conditioner.inputs | first_stage.kept_shapes(config.first_stage, latent)
     sampler = names.pick(samplers.SAMPLERS, config.sample.sampler)
     names.pick(losses.NORMS, config.loss.norm)  # unknown: an error here, not later
 
@@ -218,16 +196,23 @@ def _latent_diffusion(config):
         unet_params = unet.init(unet_rng, z_t, t, cond.context, cond.vector)["params"]
         return {**params, "unet": unet_params}
 
-    def error(params, keys, batch, t, rng):
-        """losses.diffusion at the steps t, on the keys' noise."""
-        z_0 = stage["encode"](params, keys, pictures.to_float(batch["image"]))
+    def clean(params, keys, batch):
+        """z_0 of pictures, or of what was kept of their latents."""
+        posterior = first_stage.posterior_of(batch)
+        if posterior is not None:
+            return stage["latent"](keys, posterior)
+        return stage["encode"](params, keys, pictures.to_float(batch["image"]))
+
+    def error(params, keys, batch, t, rng, told):
+        """losses.diffusion at the steps t, on the keys' noise; told: its knobs."""
+        z_0 = clean(params, keys, batch)
         eps = losses.normal(losses.split(keys, "eps"), latent)
         cond = condition(params, batch)
 
         def predict(z_t):
             return denoise(params, z_t, t, cond, rng)
 
-        return losses.diffusion(predict, schedule, z_0, t, eps, **config.loss)
+        return losses.diffusion(predict, schedule, z_0, t, eps, **told)
 
     def dropped(keys, batch):
         """The batch, a share of whose conditions says "no condition"."""
@@ -250,7 +235,8 @@ def _latent_diffusion(config):
 
         def loss_fn(params):
             everything = trees.merge(params, frozen)
-            loss, _ = error(everything, keys, dropped(keys, batch), t, rng)
+            told = dropped(keys, batch)
+            loss, _ = error(everything, keys, told, t, rng, config.loss)
             return jnp.mean(loss)
 
         loss, grads = jax.value_and_grad(loss_fn)(params)
@@ -263,8 +249,11 @@ def _latent_diffusion(config):
         within = jax.vmap(jax.random.uniform)(losses.split(keys, "t"))
         t = jnp.int32((jnp.arange(rows) + within) * steps / rows)
         t = jnp.minimum(t, steps - 1)  # rounding may reach T
-        loss, bits = error(params, keys, batch, t, None)
-        return {"loss_simple": loss, "loss_vlb": bits, "t": t}
+        # Weights of training aside, so that runs with others compare.
+        alike = {**config.loss, "min_snr": 0.0}
+        loss, bits = error(params, keys, batch, t, None, alike)
+        told = {"loss_simple": loss, "t": t}
+        return told if bits is None else {**told, "loss_vlb": bits}
 
     def sample(params, keys, batch, knobs):
         cond = condition(params, batch)
@@ -281,7 +270,8 @@ def _latent_diffusion(config):
         init_extra=lambda params: {},
         grads=grads,
         validate=validate,
-        batch=inputs,
+        batch=_shaped(config, kept) if config.data.latents else inputs,
+        heldout=inputs,
         condition=condition,
         denoise=denoise,
         sample=sample,
@@ -289,4 +279,37 @@ def _latent_diffusion(config):
     )
 
 
-TASKS = {"latent_diffusion": _latent_diffusion, "autoencoder": _autoencoder}
+def _judge(config):
+    size, things = config.data.image_size, config.judge.things
+    unet = unet_lib.UNet(arch_of_unet(config))
+
+    def seen(x):
+        """The UNet's arguments: a picture's places, at a timestep that stays."""
+        return judge_loss.places(x, config.judge.patch), jnp.zeros(len(x))
+
+    def init(rng):
+        return {"unet": unet.init(rng, *seen(jnp.zeros((1, size, size, 3))))["params"]}
+
+    def judge(params, x):
+        logits = unet.apply({"params": params["unet"]}, *seen(x))
+        return {"things": logits[..., :things], "segments": logits[..., things:]}
+
+    grads, validate = judge_loss.make(
+        judge, config.judge.patch, things - 1, config.loss
+    )
+    maps = dict.fromkeys(("segmentation", "instances"), ((size, size), "uint8"))
+    return System(
+        init=init,
+        init_extra=lambda params: {},
+        grads=grads,
+        validate=validate,
+        batch=_inputs(config, maps | {"sprites": ((OBJECTS,), "int32")}),
+        judge=judge,
+    )
+
+
+TASKS = {
+    "latent_diffusion": _latent_diffusion,
+    "autoencoder": _autoencoder,
+    "judge": _judge,
+}

@@ -39,6 +39,7 @@ def compile_step(run):
         rate,
         seed=config.seed,
         ema_decay=train.ema_decay,
+        ema_std=train.ema_std,
         accumulate=train.accumulate,
         after_step=run.system.after_step,
     )

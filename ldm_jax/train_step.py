@@ -4,6 +4,7 @@ from flax import struct
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -13,15 +14,15 @@ class TrainState:
 
     step: jax.Array  # int32 [], steps done
     params: dict  # what is trained, float32
-    ema: dict  # its running average ({} where ema_decay is 0)
+    ema: dict  # its running average ({} without one)
     opt_state: optax.OptState
     extra: dict  # batch statistics, "bad_steps", "bad_in_a_row"
 
 
-def init_state(params, extra, tx, ema_decay):
-    """The state before the first step."""
+def init_state(params, extra, tx, averaged):
+    """The state before the first step; averaged: whether there is an average."""
     extra = {**extra, "bad_steps": jnp.int32(0), "bad_in_a_row": jnp.int32(0)}
-    ema = jax.tree.map(jnp.copy, params) if ema_decay else {}
+    ema = jax.tree.map(jnp.copy, params) if averaged else {}
     return TrainState(jnp.int32(0), params, ema, tx.init(params), extra)
 
 
@@ -31,8 +32,27 @@ def picture_keys(seed, step, batch):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
+def power_of(std):
+    """The power p of an average whose weights grow as t^p (Karras et al., 2024).
+
+    std: the standard deviation of those weights over the steps done, below 0.28: the
+    average forgets in proportion to the run's length. p is the positive root of
+    std^2 = (p + 1) / ((p + 2)^2 (p + 3)).
+    """
+    share = std**-2.0
+    return float(np.roots([1, 7, 16 - share, 12 - share]).real.max())
+
+
 def make_train_step(
-    grads_fn, tx, learning_rate, *, seed, ema_decay, accumulate, after_step=None
+    grads_fn,
+    tx,
+    learning_rate,
+    *,
+    seed,
+    ema_decay,
+    accumulate,
+    ema_std=0.0,
+    after_step=None,
 ):
     """(state, frozen, batch) -> (state, metrics), to be jitted with donation.
 
@@ -100,11 +120,14 @@ def make_train_step(
         return grads, extra, metrics
 
     def average(state, params):
-        if not ema_decay:
+        if not (ema_decay or ema_std):
             return {}
-        # The originals' warm-up: the first update averages with 2 / 11.
         n = state.step - state.extra["bad_steps"] + 1
-        decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
+        if ema_std:
+            decay = (1 - 1 / n) ** (power_of(ema_std) + 1)
+        else:
+            # The originals' warm-up: the first update averages with 2 / 11.
+            decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
         return optax.incremental_update(params, state.ema, 1 - decay)
 
     return train_step

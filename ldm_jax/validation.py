@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import inputs, knobs, pictures, sharding, train_step, trees
+from ldm_jax import inputs, inspection, knobs, pictures, sharding, train_step, trees
 
 BINS = 10  # of the timesteps
 SEED = 1_000_003  # of the fixed noise
@@ -42,21 +42,23 @@ class Validator:
     def draw(self, state, writer, step):
         """A sheet of pictures to TensorBoard and to workdir/pictures."""
         keys, batch = self._fixed()[0]
-        out = self._draw(self._params(state), keys, batch)
-        count = self._config.train.pictures
-        out = np.asarray(out)[: count * (1 if self._system.sample else 2)]
-        writer.images(step, "pictures", pictures.grid(out))
+        out = np.asarray(self._draw(self._params(state), keys, batch))
+        out = out[: self._config.train.pictures]  # [pictures, panels of each, ...]
+        count, panels = out.shape[:2]
+        columns = panels * int(np.ceil(np.sqrt(count / panels)))
+        sheet = pictures.grid(np.concatenate(out), columns)
+        writer.images(step, "pictures", sheet)
 
     def _pictures(self, params, keys, batch):
         system = self._system
         if system.sample:
-            return pictures.to_uint8(
-                system.sample(params, keys, batch, knobs.of(self._config))
-            )
+            x = system.sample(params, keys, batch, knobs.of(self._config))
+            return pictures.to_uint8(x)[:, None]
         x = batch["image"]
+        if system.judge:
+            return jnp.stack([x, *_segments(system, params, batch)], axis=1)
         x_hat = system.decode(params, system.encode(params, keys, pictures.to_float(x)))
-        pairs = jnp.stack([x, pictures.to_uint8(x_hat)], axis=1)
-        return pairs.reshape(-1, *x.shape[1:])
+        return jnp.stack([x, pictures.to_uint8(x_hat)], axis=1)
 
     def _params(self, state):
         return trees.merge(self._frozen, state.ema or state.params)
@@ -65,7 +67,8 @@ class Validator:
         """[(keys, batch)] of the held-out split, read once."""
         if self._batches is None:
             config = self._config
-            names, size = tuple(self._system.batch), config.data.batch_size
+            size = config.data.batch_size
+            names = tuple(self._system.heldout or self._system.batch)
             with inputs.batches(config, names, "heldout") as batches:
                 self._batches = [
                     (
@@ -75,3 +78,13 @@ class Validator:
                     for i in range(config.train.validation_batches)
                 ]
         return self._batches
+
+
+def _segments(system, params, batch):
+    """The true segments and those that a judge sees, as colours: [B, S, S, 3] each."""
+    logits = system.judge(params, pictures.to_float(batch["image"]))["segments"]
+    seen, true = jnp.argmax(logits, axis=-1), batch["segmentation"]
+    patch = true.shape[1] // seen.shape[1]
+    seen = jnp.repeat(jnp.repeat(seen, patch, axis=1), patch, axis=2)
+    palette = jnp.asarray(inspection.PALETTE)
+    return [palette[x % len(palette)] for x in (true, seen)]

@@ -11,20 +11,22 @@ FILES = sorted([*ROOT.glob("ldm_jax/**/*.py"), *ROOT.glob("configs/**/*.py")])
 # Commands may import everything of ours but each other, and nothing imports them.
 COMMANDS = {
     *("train", "sample", "evaluate", "plan"),
-    *("convert", "export", "fetch", "inspect_data", "reconstruct"),
+    *("convert", "encode", "export", "fetch", "inspect_data", "reconstruct"),
 }
 # What the commands share: it joins all other parts, and only they import it.
 TOOLS = {
     *("cli", "inputs", "knobs", "runs", "generation"),
-    *("album", "exporting", "inspection"),
+    *("album", "encoding", "exporting", "inspection"),
     *("validation", "reconstruction", "fidelity"),
-    *("prompts", "holes", "embeddings"),
+    *("scene_fidelity", "feature_distance", "judging"),
+    *("prompts", "holes", "embeddings", "interactive"),
 }
 
 # What each module or package of ldm_jax may import of ldm_jax, "" being everything;
 # the longest name decides. A new module needs a line here: where does it stand?
 KIT = {"names", "paths", "trees"}
 RULES = {"rules", "config_rules_diffusion", "config_rules_first_stage"}
+RULES |= {"config_rules_judge"}
 MATHS = {"schedule", "denoise", "samplers", "losses"}
 MAY_IMPORT = {
     **{name: {""} for name in COMMANDS | TOOLS},
@@ -33,6 +35,7 @@ MAY_IMPORT = {
     "config": {"config_rules", "names"},
     "config_rules": {"names", *RULES},
     **{name: {"names", "rules"} for name in RULES},
+    "config_rules_judge": {"config_rules_diffusion", "rules"},
     "rules": set(),
     "names": set(),
     "paths": set(),
@@ -44,8 +47,13 @@ MAY_IMPORT = {
     "models": {"models"},
     "models.conditioners": {"models", "denoise", "names"},
     "adversary": {"losses", "models", "names"},
+    "first_stage": {"losses", "models", "names"},
     "first_stage_loss": {"adversary", "losses", "models", "pictures", "trees"},
-    "system": {*KIT, *MATHS, "config", "first_stage_loss", "models", "pictures"},
+    "judge_loss": {"pictures"},
+    "system": {
+        *{*KIT, *MATHS, "config", "models", "pictures"},
+        *("first_stage", "first_stage_loss", "judge_loss"),
+    },
     "checkpoint": KIT,
     "evaluation": KIT,
     "metrics": {*KIT, "pictures"},

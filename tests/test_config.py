@@ -43,7 +43,7 @@ def test_a_replaced_section_is_found(c):
 def test_a_missing_section_is_found(c):
     with c.unlocked():
         del c.loss
-    with pytest.raises(ValueError, match="missing keys: loss.norm, loss.predicts"):
+    with pytest.raises(ValueError, match="missing keys: loss.min_snr, loss.norm"):
         config.check(c)
 
 
@@ -187,6 +187,21 @@ BROKEN = {
         "unet": dict(attention="plian"),
     },
     "train.ema_decay 1.0 must be in [0, 1)": {"train": dict(ema_decay=1.0)},
+    "train.ema_std 0.3 must be in [0, 0.28]": {"train": dict(ema_std=0.3)},
+    "two kinds of average: one of them must be 0": {"train": dict(ema_std=0.1)},
+    "loss.min_snr -1.0 must be 0": {"loss": dict(min_snr=-1.0)},
+    "where loss.predicts 'eps' does not determine": {
+        "schedule": dict(zero_terminal=True)
+    },
+    "loss.min_snr 5.0 gives the last step": {
+        "schedule": dict(zero_terminal=True),
+        "loss": dict(predicts="v", min_snr=5.0),
+    },
+    "sample.grid 'ldm' begins below the last step": {
+        "schedule": dict(zero_terminal=True),
+        "loss": dict(predicts="v"),
+        "sample": dict(grid="ldm"),
+    },
     "cond_stage.drop 1.5 must be in [0, 1]": {"cond_stage": dict(drop=1.5)},
     "data.batch_size is 0, it must be at least 1": {"data": dict(batch_size=0)},
     "train.log_every is 0, it must be at least 1": {"train": dict(log_every=0)},

@@ -25,12 +25,13 @@ from ldm_jax import (
     system,
     trees,
 )
-from ldm_jax.data import datasets
+from ldm_jax.data import datasets, labels
 from ldm_jax.models import autoencoder, conditioners, discriminator, perceptual, unet
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))
 LINES = 45  # a file states what differs, no more
+TASKS = ("latent_diffusion", "autoencoder", "judge")
 
 
 def load(file):
@@ -81,7 +82,7 @@ def test_it_builds(c):
     assert helpers.count(trained) > 0
     # What is frozen comes from a file: a first stage, or what train.init also holds.
     assert set(frozen) <= {"first_stage", "cond_stage"}
-    assert ("cond_stage" in frozen) == (c.task != "autoencoder" and is_released(c))
+    assert ("cond_stage" in frozen) == is_released(c)
 
     size = c.data.image_size
     image = built.batch["image"]
@@ -97,13 +98,13 @@ def test_its_names_are_known(c):
     if c.task == "autoencoder":
         perceptual.shapes(c.loss.perceptual)
         assert c.data.image_size >= perceptual.SMALLEST[c.loss.perceptual]
-    else:
+    if c.task == "latent_diffusion":
         assert len(knobs.of(c)["grid"].t) == c.sample.steps
 
 
 def test_its_vocabulary_fits(c):
     """A piece beyond the embedding would be read as NaN."""
-    if c.task == "autoencoder" or not c.cond_stage.vocabulary:
+    if c.task != "latent_diffusion" or not c.cond_stage.vocabulary:
         return
     words = inputs.words(c.cond_stage)
     assert len(words) == c.cond_stage.vocab
@@ -121,7 +122,7 @@ def test_what_ships_is_there(c):
 
 def is_released(c):
     """Whether a config is of weights that its users bring along."""
-    return c.cond_stage.kind == "clip"
+    return c.task == "latent_diffusion" and c.cond_stage.kind == "clip"
 
 
 def test_what_ships_fits(c):
@@ -167,6 +168,14 @@ def test_sections_are_the_arguments_of_what_they_build():
 
 
 def test_bases_share_their_sections():
-    second, first = config.latent_diffusion(), config.autoencoder()
+    second, first, judge = (config.BASES[task]() for task in TASKS)
     for section in ("data", "optim", "train", "parallel"):
-        assert set(second[section]) == set(first[section])
+        assert set(second[section]) == set(first[section]) == set(judge[section])
+    assert set(judge.unet) == set(second.unet)
+
+
+def test_a_judge_names_what_the_data_has():
+    judge = config.judge().judge
+    assert judge.things == labels.NONE + 1
+    assert judge.segments == len(labels.SEGMENTS)
+    assert system.OBJECTS == labels.MAX_OBJECTS

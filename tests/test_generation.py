@@ -144,7 +144,7 @@ def test_scale_eta_seed_and_prompts_do_not_compile(model):
 
 
 def test_the_folder_holds_pictures_sheet_and_manifest(model, five, tmp_path):
-    rows = album.draw(model, PROMPTS, 1, 0, 4, tmp_path / "out")
+    rows = album.draw(model, album.Wanted(PROMPTS), 4, tmp_path / "out")
     names = [f"{i:05}.png" for i in range(5)]
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert found == [*names, "grid.png", "manifest.jsonl"]
@@ -161,8 +161,16 @@ def test_the_folder_holds_pictures_sheet_and_manifest(model, five, tmp_path):
             assert json.loads(image.text["ldm_jax"]) == json.loads(lines[i])
 
 
+def test_keys_are_the_same_however_they_are_read():
+    indices = np.arange(3, 8, dtype=np.uint32)
+    lazy, places = generation.Keys(7, indices), np.array([4, 0, 4])
+    assert len(lazy) == 5
+    wanted = generation.keys(7, indices.astype(np.int64))[places]
+    np.testing.assert_array_equal(*map(jax.random.key_data, (lazy[places], wanted)))
+
+
 def test_n_pictures_of_each_prompt(model, tmp_path):
-    rows = album.draw(model, PROMPTS[:2], 2, 0, 4, tmp_path)
+    rows = album.draw(model, album.Wanted(PROMPTS[:2], n=2), 4, tmp_path)
     assert [row["prompt"] for row in rows] == ["a fox"] * 2 + ["a red apple"] * 2
     assert [row["index"] for row in rows] == [0, 1, 2, 3]
     images = [(tmp_path / row["file"]).read_bytes() for row in rows]
@@ -175,7 +183,7 @@ def test_a_picture_that_is_not_finite_is_not_written(model, tmp_path):
     decoder["bias"] = jnp.full_like(decoder["bias"], jnp.nan)
     model = dataclasses.replace(model, params=broken)
     with pytest.raises(FloatingPointError, match="picture 0 is not finite"):
-        album.draw(model, PROMPTS, 1, 0, 4, tmp_path)
+        album.draw(model, album.Wanted(PROMPTS), 4, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -199,3 +199,24 @@ def test_purposes_draw_different_noise():
     assert drawn[0].shape == (2, 4) and np.any(drawn[0][0] != drawn[0][1])
     one = losses.normal(losses.split(keys[1:], "eps"), (4,))
     np.testing.assert_array_equal(one[0], drawn[2][1])
+
+
+@pytest.mark.parametrize("predicts", KINDS)
+def test_min_snr_weighs_the_loss_and_leaves_the_bound(schedule, drawn, predicts):
+    z_0, eps, t = drawn
+    told = dict(predicts=predicts, norm="l2")
+    args = offset(schedule, eps, t, 0.3), schedule, z_0, t, eps
+    plain, bound = losses.diffusion(*args, **told)
+    loss, same = losses.diffusion(*args, **told, min_snr=5.0)
+    weights = schedule_lib.min_snr(schedule, predicts, 5.0, t)
+    np.testing.assert_allclose(loss, plain * weights, rtol=1e-6)
+    assert np.all(weights > 0) and np.any(abs(weights - 1) > 0.1)
+    np.testing.assert_array_equal(bound, same)
+
+
+def test_no_bound_where_the_last_step_has_no_signal(drawn):
+    z_0, eps, t = drawn
+    ended = schedule_lib.linear(10, 0.01, 0.3, zero_terminal=True)
+    predict = exact(ended, z_0, eps, t)
+    loss, bound = losses.diffusion(predict, ended, z_0, t, eps, predicts="v", norm="l2")
+    assert bound is None and np.all(np.isfinite(loss))

@@ -53,6 +53,8 @@ def test_shapes_and_types(name):
         "label": ((), np.int32),
         "boxes": ((5, 4), np.float32),
         "classes": ((5,), np.int32),
+        "sprites": ((5,), np.int32),
+        "relations": ((2, 3), np.int32),
         "segmentation": ((SIZE, SIZE), np.uint8),
         "instances": ((SIZE, SIZE), np.uint8),
         "depth": ((SIZE, SIZE), np.float32),
@@ -171,11 +173,12 @@ def test_depth_order_agrees_with_painting_order():
 
 
 def test_left_of_is_true_in_pictures():
-    seen = 0
+    seen, article = 0, captions.with_article
     for example in examples("emoji_scenes", count=80):
         loaded, names = sprites.load(), objects(example)
         for a, b in itertools.permutations(names, 2):
-            if f"the {a} left of the {b}" not in example["caption"]:
+            said = f"the {a} left of the {b}", f"{a} to the left of {article(b)}"
+            if not any(words in example["caption"] for words in said):
                 continue
             kinds = [loaded.scene_class[scene_names().index(name)] for name in (a, b)]
             centre = (example["boxes"][:, 0] + example["boxes"][:, 2]) / 2

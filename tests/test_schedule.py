@@ -157,3 +157,30 @@ def test_an_unknown_name_is_refused_with_the_nearest():
     assert names.pick({"a": 1}, "a") == 1
     with pytest.raises(ValueError, match="None is not one of a; did you mean 'a'"):
         names.pick({"a": 1}, None)
+
+
+def test_the_last_step_loses_its_signal_and_the_first_keeps_it():
+    plain = schedule_lib.linear(1000, 0.0015, 0.0195)
+    ended = schedule_lib.linear(1000, 0.0015, 0.0195, zero_terminal=True)
+    assert ended.alpha_bar[-1] == 0 and ended.betas[-1] == 1
+    assert ended.alpha_bar[0] == pytest.approx(plain.alpha_bar[0], rel=1e-12)
+    # Roots are moved along a line: three of them tell how.
+    before, after = np.sqrt(plain.alpha_bar), np.sqrt(ended.alpha_bar)
+    slope = (after[0] - after[700]) / (before[0] - before[700])
+    wanted = after[0] - slope * (before[0] - before)
+    np.testing.assert_allclose(after, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_min_snr_counts_an_error_of_z_0_by_the_clipped_ratio(schedule, kind):
+    """An error e of z_0 is one of the output; squared and weighted: e^2 min(SNR, 5)."""
+    t = jnp.array([0, 5, 200, 600, 999])
+    z_0, eps = latents(0, (5, 2, 2, 1)), latents(1, (5, 2, 2, 1))
+    z_t = schedule_lib.add_noise(schedule, z_0, eps, t)
+    right = schedule_lib.target(schedule, kind, z_0, eps, t)
+    moved = right + 0.1
+    error = schedule_lib.solve(schedule, kind, moved, z_t, t)[0] - z_0
+    weights = schedule_lib.min_snr(schedule, kind, 5.0, t)
+    share = schedule.alpha_bar[np.asarray(t)]
+    wanted = np.minimum(share / (1 - share), 5) * np.mean(error**2, axis=(1, 2, 3))
+    np.testing.assert_allclose(0.1**2 * weights, wanted, rtol=2e-2)

@@ -93,6 +93,36 @@ def test_validation_is_the_same_every_time_and_spreads_t(rig):
     assert helpers.largest_difference(found["loss_simple"], other["loss_simple"]) > 0
 
 
+def test_weights_are_of_training_alone(c, rig):
+    """min_snr changes the loss that is minimised, not the one that is reported."""
+    built, params, keys, batch = rig
+    c = c.copy_and_resolve_references()
+    c.loss.min_snr = 0.01  # below the ratios of the steps that are drawn here
+    weighted = system.build(c)
+    told = params, {}, {}, jnp.int32(0), keys, batch
+    losses_of = [
+        float(jax.jit(lambda *t, g=s.grads: g(*t)[2]["loss"])(*told))
+        for s in (built, weighted)
+    ]
+    assert losses_of[1] < 0.99 * losses_of[0]  # eps: weights are at most 1
+    found = [jax.jit(s.validate)(params, keys, batch) for s in (built, weighted)]
+    assert helpers.largest_difference(*found) == 0
+
+
+def test_an_end_without_signal_trains_and_has_no_bound(c, rig):
+    _, params, keys, batch = rig
+    c = c.copy_and_resolve_references()
+    c.schedule.zero_terminal = True
+    c.loss.predicts = "v"
+    c.sample.grid = "trailing"
+    built = system.build(c)
+    found = jax.jit(built.validate)(params, keys, batch)
+    assert set(found) == {"loss_simple", "t"}
+    assert np.all(np.isfinite(found["loss_simple"]))
+    drawn = jax.jit(built.sample)(params, keys, batch, knobs.of(c))
+    assert np.all(np.isfinite(drawn))
+
+
 def test_validation_sees_every_t_equally_often(rig):
     """Else loss_vlb is not the bound: its weights are largest where t is near 0."""
     built, params, _, batch = rig

@@ -22,7 +22,7 @@ def toy_grads(params, frozen, extra, step, keys, batch):
     return grads, extra, {"loss": jnp.mean(batch["loss"])}
 
 
-def toy_step(ema_decay=0.5, accumulate=1):
+def toy_step(ema_decay=0.5, accumulate=1, ema_std=0.0):
     tx = optax.adam(RATE)
     step = train_step.make_train_step(
         toy_grads,
@@ -30,10 +30,12 @@ def toy_step(ema_decay=0.5, accumulate=1):
         lambda step: RATE / (step + 1),
         seed=0,
         ema_decay=ema_decay,
+        ema_std=ema_std,
         accumulate=accumulate,
     )
     params = {"unet": {"w": jnp.array([1.0, 2.0])}}
-    state = train_step.init_state(params, {"seen": jnp.float32(0)}, tx, ema_decay)
+    averaged = bool(ema_decay or ema_std)
+    state = train_step.init_state(params, {"seen": jnp.float32(0)}, tx, averaged)
     return jax.jit(step), state
 
 
@@ -56,6 +58,26 @@ def test_the_average_warms_up():
         wanted = decay * wanted + (1 - decay) * param
         assert float(state.params["unet"]["w"][0]) == pytest.approx(param, abs=1e-5)
         assert float(state.ema["unet"]["w"][0]) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("std", [0.05, 0.1, 0.25])
+def test_the_power_average_weighs_by_a_power_of_the_step(std):
+    """Step n of N counts as the growth of (n / N)^(p + 1), whose spread is `std`."""
+    power = train_step.power_of(std)
+    shares = np.linspace(0, 1, 200_001)
+    weights = shares**power / np.sum(shares**power)
+    mean = np.sum(weights * shares)
+    assert np.sqrt(np.sum(weights * (shares - mean) ** 2)) == pytest.approx(std, 1e-3)
+
+    step, state = toy_step(ema_decay=0, ema_std=std)
+    params = []
+    for _ in range(6):
+        state, _ = step(state, FROZEN, toy_batch(1.0, 1.0))
+        params.append(float(state.params["unet"]["w"][0]))
+    grown = np.diff((np.arange(7) / 6) ** (power + 1))
+    # Discrete steps: the weight of n is n^(p+1) - (n-1)^(p+1), over 6^(p+1).
+    wanted = np.sum(grown * params)
+    assert float(state.ema["unet"]["w"][0]) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_no_average_where_the_decay_is_0():

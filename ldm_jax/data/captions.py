@@ -21,7 +21,9 @@ COLOURS = {
 GROUNDS = ("grass", "sand", "snow", "road", "water")
 ON_GROUND = ("on grass", "on sand", "on snow", "on a road", "on water")
 SKIES = ("blue", "cloudy", "sunset", "pink", "night")
+_FLUENT = {"left of": "to the left of", "right of": "to the right of"}
 RELATIONS = ("left of", "right of", "in front of", "behind", "above", "below")
+STYLES = 4  # of scene_caption
 POSES = ("standing", "walking", "waving", "cheering")
 
 # Plural and mass names, which take no article.
@@ -55,18 +57,39 @@ def person(pose, shirt, trousers):
 def scene_caption(things, ground, sky, relations, style=0):
     """Caption of a scene; ground and sky are places in GROUNDS and SKIES.
 
-    things are phrases with article; relations are (name, relation, name); style is
-    0 ("a fox on grass ...") or 1 ("a grass scene ... with a fox").
+    things are phrases with article; relations are (name, relation, name). Styles:
+
+    0 "a fox and a hut on grass under a pink sky, the fox left of the hut"
+    1 "a grass scene under a pink sky with a fox and a hut, the fox left of the hut"
+    2 "a fox to the left of a hut on grass under a pink sky"
+    3 "a fox to the left of a hut on grass"
     """
-    listed = things[0] if len(things) == 1 else ", ".join(things[:-1])
-    listed += f" and {things[-1]}" if len(things) > 1 else ""
-    over = f"under a {SKIES[sky]} sky"
-    texts = (
-        f"{listed} {ON_GROUND[ground]} {over}",
-        f"a {GROUNDS[ground]} scene {over} with {listed}",
-    )
-    said = (f", the {a} {relation} the {b}" for a, relation, b in relations)
-    return texts[style] + "".join(said)
+    over = "" if style == 3 else f" under a {SKIES[sky]} sky"
+    if style == 1:
+        text = f"a {GROUNDS[ground]} scene{over} with {_listed(things)}"
+    elif style == 0 or not relations:
+        text = f"{_listed(things)} {ON_GROUND[ground]}{over}"
+    else:
+        first, *relations = relations
+        text = f"{_related(things, *first)} {ON_GROUND[ground]}{over}"
+    return text + "".join(f", the {a} {said} the {b}" for a, said, b in relations)
+
+
+def _listed(phrases):
+    """'a fox', 'a fox and a hut', 'a fox, a hut and an owl'."""
+    *others, last = phrases
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _related(phrases, first, relation, second):
+    """'a fox to the left of a hut, with an owl and a cat,'."""
+    pair = [
+        next(p for p in phrases if p == with_article(name) or f" {name} in " in p)
+        for name in (first, second)
+    ]
+    others = [p for p in phrases if p not in pair]
+    aside = f", with {_listed(others)}," if others else ""
+    return f"{pair[0]} {_FLUENT.get(relation, relation)} {pair[1]}{aside}"
 
 
 def held_out(first, second):
@@ -81,9 +104,9 @@ def caption_words():
     texts = [loaded.names[i] for i in loaded.scene_indices]
     texts += [tag for i in loaded.scene_indices for tag in loaded.tags[i]]
     texts += [single_caption("owl", colour, "tag") for colour in COLOURS]
-    for style in (0, 1):
-        both = ["a fox", "an owl"]
-        texts += [scene_caption(both, g, 0, [], style) for g in range(len(GROUNDS))]
+    for style in range(STYLES):
+        both, said = ["a fox", "an owl"], [("fox", "left of", "owl")]
+        texts += [scene_caption(both, g, 0, said, style) for g in range(len(GROUNDS))]
         texts += [scene_caption(both, 0, s, [], style) for s in range(len(SKIES))]
     texts += [person(pose, "red", "blue") for pose in POSES]
     texts += [f"a fox and an owl, the fox {said} the owl" for said in RELATIONS]

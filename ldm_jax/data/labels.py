@@ -8,6 +8,10 @@ ENDLESS = 2**40
 MAX_OBJECTS = 5
 JOINTS = 18
 CLASSES = (*sprites.SCENE_CLASSES, "person")
+# What a thing is: a place among the 266 scene sprites, or one of these.
+PERSON = 266
+NONE = 267
+MAX_RELATIONS = 2
 SEGMENTS = ("backdrop", "sky", *captions.GROUNDS, *CLASSES)
 BACKDROP = 0
 SKY = 1
@@ -41,21 +45,30 @@ def box_of(mask):
     return *ends, (columns[-1] + 1) / width, (rows[-1] + 1) / height
 
 
-def example(*, classes, instances, label, joints=None, **rest):
+def example(*, classes, things, instances, label, relations=(), joints=None, **rest):
     """An item as every source yields it, boxes taken from the visible instances.
 
     image uint8 [S, S, 3]; caption str; label int32, place among the scene sprites;
     boxes float32 [5, 4] (x0, y0, x1, y1 in 0..1, zeros where unused); classes int32
-    [5] (-1 where unused); segmentation uint8 [S, S] (SEGMENTS); instances uint8
+    [5] (-1 where unused); sprites int32 [5], what each object is: its place among the
+    scene sprites or PERSON (-1 where unused); relations int32 [2, 3], what the caption
+    says: rows (object, place in captions.RELATIONS, other object), both places in
+    sprites (-1 where unused); segmentation uint8 [S, S] (SEGMENTS); instances uint8
     [S, S] (0 none, k for object k, from 1); depth float32 [S, S], 0 near to 1 far;
     joints float32 [18, 3] (x, y in 0..1, visible); mask uint8 [S, S], 1 in the hole.
     """
     boxes = np.zeros((MAX_OBJECTS, 4), np.float32)
     kinds = np.full(MAX_OBJECTS, -1, np.int32)
     kinds[: len(classes)] = classes
+    what = np.full(MAX_OBJECTS, -1, np.int32)
+    what[: len(things)] = things
+    said = np.full((MAX_RELATIONS, 3), -1, np.int32)
+    if relations:
+        said[: len(relations)] = relations
     for k in range(len(classes)):
         boxes[k] = box_of(instances == k + 1)
     if joints is None:
         joints = np.zeros((JOINTS, 3), np.float32)
     arrays = {"boxes": boxes, "classes": kinds, "instances": instances}
+    arrays |= {"sprites": what, "relations": said}
     return rest | arrays | {"label": np.int32(label), "joints": joints}

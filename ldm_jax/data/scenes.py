@@ -138,18 +138,33 @@ def _seen(canvas, k, placed):
 
 
 def _relations(rng, placed):
-    """Up to two true statements (name, relation, name), each about another pair."""
+    """Up to two true statements, each about another pair of the placed things.
+
+    Rows (place of the first, place in captions.RELATIONS, place of the second).
+    """
     count = rng.choice(3, p=(0.2, 0.6, 0.2))
     found = []
     for first in rng.permutation(len(placed)):
         for second in rng.permutation(first):
-            a, b = placed[first], placed[second]
-            a, b = (a, b) if rng.integers(2) else (b, a)
-            said = list(_say(a, b))
+            a, b = (first, second) if rng.integers(2) else (second, first)
+            said = list(_say(placed[a], placed[b]))
             if said and len(found) < count:
-                relation = said[rng.integers(len(said))]
-                found.append((a.thing.name, relation, b.thing.name))
+                relation = captions.RELATIONS.index(said[rng.integers(len(said))])
+                found.append((a, relation, b))
     return found
+
+
+def _in_words(relations, placed):
+    """Rows as of `_relations` as (name, relation, name)."""
+    names = [p.thing.name for p in placed]
+    return [(names[a], captions.RELATIONS[r], names[b]) for a, r, b in relations]
+
+
+def _number(thing):
+    """Its place among the scene sprites, or labels.PERSON."""
+    if thing.figure is not None:
+        return labels.PERSON
+    return sprites.load().scene_indices.index(thing.cell)
 
 
 def _say(a, b):
@@ -197,18 +212,19 @@ class Scenes:
         while (scene := _compose(rng, self.split, self.image_size)) is None:
             pass
         view, canvas, placed = scene
-        loaded = sprites.load()
         by_area = sorted(placed, key=lambda p: -p.area)
-        main = next(p.thing.cell for p in by_area if p.thing.figure is None)
+        main = next(p.thing for p in by_area if p.thing.figure is None)
         phrases = [p.thing.phrase for p in by_area]
         relations = _relations(rng, placed)
-        style = int(rng.integers(2))
-        place = view.ground, view.sky, relations, style
+        style = int(rng.integers(captions.STYLES))
+        place = view.ground, view.sky, _in_words(relations, placed), style
         return labels.example(
             image=(canvas.image + 0.5).clip(0, 255).astype(np.uint8),
             caption=captions.scene_caption(phrases, *place),
-            label=loaded.scene_indices.index(main),
+            label=_number(main),
             classes=[p.thing.kind for p in placed],
+            things=[_number(p.thing) for p in placed],
+            relations=relations,
             instances=canvas.instances,
             segmentation=canvas.segmentation,
             depth=canvas.depth,

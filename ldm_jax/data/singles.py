@@ -88,6 +88,7 @@ class Singles:
             caption=captions.single_caption(loaded.names[cell], name, tag),
             label=label,
             classes=[kind],
+            things=[label],
             instances=visible,
             segmentation=np.where(
                 visible, labels.segment_of(kind), labels.BACKDROP

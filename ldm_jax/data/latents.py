@@ -1,0 +1,331 @@
+"""Kept latents: what a first stage says of a data set's pictures, in a folder.
+
+latents.json has all that decides what is in the folder, and the fields of a record.
+The records lie in shards of equally many, train-00003-of-00060.array_record. A record
+is its fields one after the other: the numbers of an array, or the length of a text and
+its UTF-8. Reading them executes nothing. What a text encoder that is not trained says
+could be one more field.
+"""
+
+from concurrent import futures
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import struct
+from typing import Any
+
+import numpy as np
+
+ABOUT = "latents.json"
+FORMAT = 1
+TEXT = "text"
+DTYPES = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in (
+        *("float16", "float32", "float64", "bool"),
+        *("int8", "int16", "int32", "int64"),
+        *("uint8", "uint16", "uint32", "uint64"),
+    )
+}
+# A picture can be read alone, and noise does not get smaller by compression.
+WRITTEN = "group_size:1,uncompressed"
+# Of latents.json, and of what type they are; beside them the fields.
+KEYS = {
+    **dict.fromkeys(("format", "n", "shard", "data.image_size", "seed"), int),
+    **dict.fromkeys(("data.name", "split", "dtype"), str),
+    **dict.fromkeys(("first_stage.kind", "first_stage.weights"), str),
+}
+MAX_SHARDS = 2**20
+COMPARED = 4  # examples that are drawn again when a folder is opened
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One part of a record: `shape` numbers of `dtype`, or a text."""
+
+    name: str
+    dtype: str  # a key of DTYPES, or TEXT
+    shape: tuple = ()
+
+
+def field_of(name, value):
+    """The Field of an example's value: a string or numbers."""
+    if isinstance(value, str):
+        return Field(name, TEXT)
+    array = np.asarray(value)
+    if array.dtype.name not in DTYPES:
+        raise ValueError(f"{name!r} is {array.dtype.name}: no numbers that can be kept")
+    return Field(name, array.dtype.name, array.shape)
+
+
+def pack(fields, example):
+    """The bytes of one record. Raises ValueError for another shape than announced."""
+    parts = []
+    for field in fields:
+        value = example[field.name]
+        if field_of(field.name, value) != field:
+            raise ValueError(
+                f"{field_of(field.name, value)} of an example differs from that of the "
+                f"first one, {field}"
+            )
+        if field.dtype == TEXT:
+            text = value.encode()
+            parts += [struct.pack("<I", len(text)), text]
+        else:
+            parts.append(np.asarray(value, DTYPES[field.dtype]).tobytes())
+    return b"".join(parts)
+
+
+def unpack(fields, record):
+    """{name: string or array} of a record; float16 comes as float32.
+
+    Raises ValueError in words where the bytes are not these fields.
+    """
+    example, start = {}, 0
+    for field in fields:
+        if field.dtype == TEXT:
+            dtype = np.dtype("uint8")
+            (count,) = struct.unpack("<I", _cut(record, start, 4, field.name))
+            start += 4
+        else:
+            dtype, count = DTYPES[field.dtype], math.prod(field.shape)
+        part = _cut(record, start, count * dtype.itemsize, field.name)
+        start += len(part)
+        if field.dtype == TEXT:
+            example[field.name] = part.decode()
+        else:
+            array = np.frombuffer(part, dtype).reshape(field.shape)
+            wide = np.float32 if field.dtype == "float16" else field.dtype
+            example[field.name] = array.astype(wide)
+    if start != len(record):
+        raise ValueError(f"it goes on for {len(record) - start} bytes after its fields")
+    return example
+
+
+def _cut(record, start, count, name):
+    part = record[start : start + count]
+    if len(part) != count:
+        raise ValueError(f"it ends within {name!r}")
+    return part
+
+
+def begin(folder, told, fields):
+    """Writes latents.json, or finds the same one there; returns what it says.
+
+    told: KEYS without the format. Raises ValueError naming the first key that another
+    has in the folder.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / ABOUT
+    about = {"format": FORMAT, **told}
+    about["fields"] = [[f.name, f.dtype, list(f.shape)] for f in fields]
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{ABOUT}.{os.getpid()}")
+        lines = [f"{json.dumps(key)}: {json.dumps(x)}" for key, x in about.items()]
+        temporary.write_text("{" + ",\n ".join(lines) + "}\n", encoding="utf-8")
+        os.replace(temporary, path)
+    found = read_about(folder)
+    _check_same(folder, found, told)
+    if found["fields"] != tuple(fields):
+        raise ValueError(
+            f"{path} keeps {found['fields']}, but the examples now have "
+            f"{tuple(fields)}: the data set has changed; take another folder"
+        )
+    return found
+
+
+def read_about(folder):
+    """latents.json as a dict, its fields as a tuple of Field.
+
+    Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
+    """
+    path = pathlib.Path(folder) / ABOUT
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: python -m ldm_jax.encode --config=... "
+            f"--out={folder} writes such a folder"
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        about = _checked(about)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not one of ldm_jax.encode: {error}") from error
+    return about
+
+
+def _checked(about):
+    """What latents.json says if it can be true; else ValueError."""
+    if not isinstance(about, dict) or about.keys() != {*KEYS, "fields"}:
+        raise ValueError(f"it must have the keys {[*KEYS, 'fields']}")
+    for key, kind in KEYS.items():
+        if type(about[key]) is not kind:
+            raise ValueError(f"{key} is {about[key]!r}, it must be {kind.__name__}")
+    if about["format"] != FORMAT:
+        raise ValueError(f"its format is {about['format']}, known is {FORMAT}")
+    if about["n"] < 1 or about["shard"] < 1 or shards(about) > MAX_SHARDS:
+        raise ValueError(f"no 1 to {MAX_SHARDS} shards of {about['shard']} are it all")
+    if about["split"] not in ("train", "heldout"):
+        raise ValueError(f"split is {about['split']!r}")
+    return about | {"fields": _fields(about["fields"])}
+
+
+def _fields(rows):
+    found = []
+    for row in rows if isinstance(rows, list) else [None]:
+        match row:
+            case [str(name), str(dtype), list(shape)] if dtype in {TEXT, *DTYPES}:
+                if not all(type(n) is int and n >= 0 for n in shape):
+                    raise ValueError(f"field {name!r} has the shape {shape}")
+                found.append(Field(name, dtype, tuple(shape)))
+            case _:
+                raise ValueError(f"{row!r} is no field [name, dtype, shape]")
+    if len({field.name for field in found}) != len(found):
+        raise ValueError("two fields have one name")
+    return tuple(found)
+
+
+def _check_same(folder, found, wanted):
+    for key, now in wanted.items():
+        if found[key] != now:
+            raise ValueError(
+                f"the latents in {folder} were made with {key} {found[key]!r}, now it "
+                f"is {now!r}: take another folder, or the same {key}"
+            )
+
+
+def shards(about):
+    """How many there are."""
+    return -(-about["n"] // about["shard"])
+
+
+def rows(about, shard):
+    """The range of the examples of a shard."""
+    start = shard * about["shard"]
+    return range(start, min(start + about["shard"], about["n"]))
+
+
+def shard_path(folder, about, shard):
+    name = f"{about['split']}-{shard:05}-of-{shards(about):05}.array_record"
+    return pathlib.Path(folder) / name
+
+
+def write_shard(path, records, count):
+    """Writes `count` records of bytes; the file appears whole or not at all.
+
+    What a process left that was killed while it wrote this file goes.
+    """
+    for old in path.parent.glob(f".{path.name}.*"):
+        old.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        writer = _told(path, _array_record().ArrayRecordWriter, str(temporary), WRITTEN)
+        for record in records:
+            _told(path, writer.write, record)
+        _told(path, writer.close)
+        check_shard(temporary, count)  # a full disk is not always told
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _told(path, call, *arguments):
+    """call(*arguments) of a writer, whose errors are those of the file."""
+    try:
+        return call(*arguments)
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def _array_record():
+    # Not at the top: grain brings it, but not to Windows, where the rest works.
+    from array_record.python import array_record_module
+
+    return array_record_module
+
+
+def check_shard(path, count):
+    """Raises ValueError naming the file unless it is a whole shard of count records."""
+    reader = _array_record().ArrayRecordReader(str(path))
+    found = reader.num_records() if reader.ok() else None
+    if reader.ok():
+        reader.close()  # of a damaged file it raises
+    if found != count:
+        what = "is cut off or damaged" if found is None else f"has {found} records"
+        raise ValueError(
+            f"{path} {what}, it should have {count}: delete it, and the command that "
+            "wrote it writes it anew"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """The examples of a folder, in the data set's order; picklable."""
+
+    folder: pathlib.Path
+    about: dict
+    records: Any  # random access to their bytes
+
+    def __len__(self):
+        return self.about["n"]
+
+    def __getitem__(self, index):
+        index = int(index)
+        try:
+            return unpack(self.about["fields"], self.records[index])
+        except (RuntimeError, ValueError) as error:
+            path = shard_path(self.folder, self.about, index // self.about["shard"])
+            raise ValueError(
+                f"{path}, record {index % self.about['shard']} is damaged: {error}"
+            ) from error
+
+
+def open_kept(folder, wanted):
+    """The Kept of a folder in which all shards are whole.
+
+    wanted: keys of latents.json and what they must be. Raises ValueError naming the key
+    or the file, FileNotFoundError saying which shards are missing.
+    """
+    from array_record.python import array_record_data_source
+
+    folder = pathlib.Path(folder)
+    about = read_about(folder)
+    _check_same(folder, about, wanted)
+    paths = [shard_path(folder, about, i) for i in range(shards(about))]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(paths)} shards are missing in {folder}, the first "
+            f"is {missing[0].name}: {command(folder, about)} writes them"
+        )
+    counts = [len(rows(about, i)) for i in range(len(paths))]
+    with futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(check_shard, paths, counts))
+    spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True)]
+    records = array_record_data_source.ArrayRecordDataSource(spans)
+    return Kept(folder, about, records)
+
+
+def command(folder, about):
+    """What wrote a folder, and completes it."""
+    told = " ".join(f"--{key}={about[key]}" for key in ("n", "split", "shard", "dtype"))
+    return f"python -m ldm_jax.encode --config=... --out={folder} {told}"
+
+
+def check_examples(kept, drawn):
+    """Raises ValueError where a data set has other first examples than were kept.
+
+    Only texts and whole numbers are compared: other machines may round differently.
+    """
+    for index in range(min(COMPARED, len(kept))):
+        then, now = kept[index], drawn[index]
+        for field in kept.about["fields"]:
+            exact = field.dtype == TEXT or DTYPES[field.dtype].kind in "biu"
+            if exact and not np.array_equal(then[field.name], now.get(field.name)):
+                raise ValueError(
+                    f"example {index} of {kept.folder} has the {field.name} "
+                    f"{then[field.name]!r}, in the data set it is "
+                    f"{now.get(field.name)!r} now: encode it again, into another folder"
+                )
