@@ -56,7 +56,7 @@ def results(rig):
 @pytest.fixture(scope="module")
 def written_out(rig):
     """Each term and its gradients, one after the other, by jax.grad alone."""
-    arch = system._arch(autoencoder.Arch, rig.config.first_stage)
+    arch = system.arch_of_first_stage(rig.config)
     net = autoencoder.Autoencoder(arch)
     disc = discriminator.PatchDiscriminator(channels=4, depth=1)
     x = jnp.float32(rig.batch["image"]) / 127.5 - 1
@@ -187,7 +187,7 @@ def test_validation_uses_the_mean_and_gives_numbers_per_picture(rig):
     assert helpers.largest_difference(found, other) == 0
 
     x = np.float64(rig.batch["image"]) / 127.5 - 1
-    arch = system._arch(autoencoder.Arch, rig.config.first_stage)
+    arch = system.arch_of_first_stage(rig.config)
     net = autoencoder.Autoencoder(arch)
     x_hat = np.float64(helpers.apply(net, rig.params["first_stage"], jnp.float32(x)))
     np.testing.assert_allclose(
