@@ -41,13 +41,13 @@ def configured(factor, channels, latents):
 
 
 def inputs(shapes):
-    """Random arrays of the shapes; integers are small."""
+    """Random arrays of the shapes, all small."""
     gen = np.random.default_rng(0)
 
     def draw(s):
         if jnp.issubdtype(s.dtype, jnp.integer):
             return gen.integers(0, 200, s.shape).astype(s.dtype)
-        return gen.standard_normal(s.shape).astype(s.dtype)
+        return (0.02 * gen.standard_normal(s.shape)).astype(s.dtype)
 
     return jax.tree.map(draw, shapes)
 
@@ -55,7 +55,7 @@ def inputs(shapes):
 def training(config):
     """A function that does one training step, compiled."""
     system = system_lib.build(config)
-    params = jax.jit(system.init)(jax.random.key(0))
+    params = inputs(jax.eval_shape(system.init, jax.random.key(0)))
     trained, frozen = trees.split(params, config.train.trainable)
     tx, rate = runs.optimizer(config)
     step = train_step.make_train_step(
@@ -79,7 +79,7 @@ def training(config):
 def denoising(config):
     """A function that calls the denoiser once, compiled."""
     system = system_lib.build(config)
-    params = jax.jit(system.init)(jax.random.key(0))
+    params = inputs(jax.eval_shape(system.init, jax.random.key(0)))
     batch = inputs({k: s for k, s in system.batch.items() if k == "tokens"})
     cond = jax.jit(system.condition)(params, batch)
     side = config.data.image_size // 2 ** (len(config.first_stage.mult) - 1)

@@ -15,9 +15,9 @@ from ldm_jax import (
 # How the keys end whose values are counts of at least 1.
 POSITIVE = ("batch_size", "image_size", "_every", "steps", "_batches", "pictures")
 POSITIVE += ("keep_checkpoints", "accumulate")
-WIDEST = 0.28  # of the power average: beyond it new parameters count less than old
 POSITIVE += ("discriminator.depth", "discriminator.channels")
 POSITIVE += ("first_stage.channels", "first_stage.blocks", "first_stage.groups")
+WIDEST = 0.28  # of the power average: beyond it new parameters count less than old
 
 
 def flat(c, prefix=""):

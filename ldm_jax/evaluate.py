@@ -176,7 +176,7 @@ def scenes(config, weights):
     result, rows = scene_fidelity.evaluate(
         model, judge, count(), SEED.value, batch_size(), progress
     )
-    return result | drawn_by(model) | {"judge": judge.label}, rows
+    return result | drawn_by(model) | {"judge": judge.weights}, rows
 
 
 def features(config, weights):

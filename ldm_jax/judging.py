@@ -13,22 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import config as config_lib
-from ldm_jax import paths, pictures, sharding
+from ldm_jax import generation, paths, pictures, sharding
 from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
 EMBEDDED = "demo:judge.safetensors"
-
-
-@dataclasses.dataclass(frozen=True)
-class Judge:
-    """A system that judges, and its parameters, on the devices."""
-
-    config: object
-    system: system_lib.System
-    params: dict
-    label: str  # the hash of its file
-    mesh: jax.sharding.Mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +34,10 @@ class Seen:
 
 
 def load(weights=EMBEDDED):
-    """The Judge in a file that `ldm_jax.export` wrote: the embedded one unless named.
+    """The generation.Model of a judge: of the embedded one unless a file is named.
 
-    Raises FileNotFoundError without the file, ValueError where it is no judge's or
-    holds another shape than its config says.
+    The file is one that `ldm_jax.export` wrote. Raises FileNotFoundError without it,
+    ValueError where it is no judge's or holds another shape than its config says.
     """
     path = paths.resolve(weights)
     if not path.is_file():
@@ -71,11 +60,11 @@ def load(weights=EMBEDDED):
     own.check_tree(params, shapes, str(path))
     mesh = sharding.make_mesh(config.parallel.fsdp)
     params = sharding.put_tree(params, mesh, "reading the judge")
-    return Judge(config, system, params, own.digest(path), mesh)
+    return generation.Model(config, system, params, own.digest(path), mesh)
 
 
 def see(judge, images, bar=None, batch_size=32):
-    """What a Judge says of pictures: uint8 [N, S, S, 3] -> Seen.
+    """What a judge says of pictures: uint8 [N, S, S, 3] -> Seen.
 
     It looks at each and at its mirror image and adds the log-probabilities: it then
     names a fifth less of the things that are not there (512 held-out scenes).

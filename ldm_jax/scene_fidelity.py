@@ -176,7 +176,7 @@ def compare(asked, seen, least):
 
 
 def evaluate(model, judge, count, seed, batch_size, progress):
-    """(figures, sheet rows): generation.Model, judging.Judge -> dict, [n, 2, S, S, 3].
+    """(figures, sheet rows): generation.Model, twice -> dict, [n, 2, S, S, 3].
 
     The rows hold each generated picture and the scene whose caption it was drawn for.
     progress(total) makes a bar.

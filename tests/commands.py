@@ -29,6 +29,13 @@ def first_stage(path, scale=1.0):
     return path
 
 
+def config_on(stage):
+    """The tiny text-to-image config on the first stage in a file."""
+    config = tiny_text_to_image.get_config()
+    config.first_stage.weights = str(stage)
+    return config
+
+
 def environment(devices):
     """What a command sees: virtual devices, our modules and those of the tests."""
     flag = f"--xla_force_host_platform_device_count={devices}"

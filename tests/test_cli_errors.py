@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 import tiny_autoencoder
-import tiny_text_to_image
 
 from ldm_jax import checkpoint, generation, reconstruction, runs, system
 from ldm_jax import config as config_lib
@@ -24,9 +23,7 @@ def stage(tmp_path_factory):
 
 @pytest.fixture
 def c(stage):
-    c = tiny_text_to_image.get_config()
-    c.first_stage.weights = str(stage)
-    return c
+    return commands.config_on(stage)
 
 
 def allocated():

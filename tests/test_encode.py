@@ -48,16 +48,13 @@ def stage(tmp_path_factory):
 
 @pytest.fixture
 def c(stage):
-    c = tiny_text_to_image.get_config()
-    c.first_stage.weights = str(stage)
-    return c
+    return commands.config_on(stage)
 
 
 @pytest.fixture(scope="module")
 def folder(stage, tmp_path_factory):
     """Twelve pictures' latents in float32, in shards of 5, 5 and 2."""
-    c = tiny_text_to_image.get_config()
-    c.first_stage.weights = str(stage)
+    c = commands.config_on(stage)
     folder = tmp_path_factory.mktemp("kept")
     told = encode(c, folder)
     size = sum(path.stat().st_size for path in folder.glob("*.array_record"))

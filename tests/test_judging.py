@@ -51,7 +51,7 @@ def pictures_of(count):
 
 def test_it_is_what_the_file_holds(judge, file):
     assert judge.config == tiny_judge.get_config()
-    assert judge.label == own.digest(file)
+    assert judge.weights == own.digest(file)
     held, _, _ = own.load_weights(file)
     assert helpers.largest_difference(judge.params, held) == 0
 
