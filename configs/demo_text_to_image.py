@@ -1,8 +1,11 @@
-"""Text to image on two cores: single objects, 64x64, in the latent 16x16x4.
+"""Text to image on two cores: single objects and scenes, 64x64, in latents 16x16x4.
 
-  python -m ldm_jax.train --config=configs/demo_text_to_image.py --workdir=runs/text
+  python -m ldm_jax.encode --config=configs/demo_text_to_image.py --n=100000 \
+      --out=runs/latents
+  python -m ldm_jax.train --config=configs/demo_text_to_image.py --workdir=runs/text \
+      --config.data.latents=runs/latents
   python -m ldm_jax.sample --config=configs/demo_text_to_image.py --workdir=runs/text \
-      --prompt="a fox on a teal background"
+      --prompt="a fox to the left of a hut on snow"
 
 The architecture of LDM's text-to-image model (Rombach et al., 2022): a UNet with
 cross-attention to a BERT-style encoder that is trained with it; both narrow. Unlike
@@ -15,7 +18,7 @@ from ldm_jax import config
 
 def get_config():
     c = config.latent_diffusion()
-    c.data.update(name="emoji_singles", image_size=64, batch_size=32)
+    c.data.update(name="emoji_mixed", image_size=64, batch_size=64)
     c.schedule.update(beta_start=0.0015, beta_end=0.0195)
 
     c.first_stage.update(channels=32, mult=(1, 1, 2), blocks=1, groups=4)
@@ -23,7 +26,7 @@ def get_config():
     c.first_stage.update(weights="demo:first_stage.safetensors", scale=0.947729)
 
     c.cond_stage.update(kind="text", drop=0.1, vocabulary="demo:vocab.txt", vocab=1067)
-    c.cond_stage.update(length=24, width=128, depth=2, heads=4, head_channels=32)
+    c.cond_stage.update(length=80, width=128, depth=2, heads=4, head_channels=32)
     c.cond_stage.pooled = True
 
     c.unet.update(out_channels=4, channels=48, mult=(1, 2, 2), blocks=1, groups=8)
@@ -32,8 +35,9 @@ def get_config():
 
     c.optim.update(optimizer="muon", lr=3e-3, betas=(0.9, 0.99), clip_norm=1.0)
     c.optim.update(schedule="warmup_cosine", warmup_steps=100)
-    c.optim.update(decay_steps=5_600, final_factor=0.02)
-    c.train.update(steps=5_600, ema_decay=0.999, log_every=20)
-    c.train.update(validate_every=700, picture_every=700, checkpoint_every=350)
+    c.optim.update(decay_steps=7_000, final_factor=0.02)
+    c.train.update(steps=7_000, ema_decay=0.999, log_every=20)
+    c.train.update(validate_every=500, picture_every=1_000, checkpoint_every=250)
+    c.train.keep_checkpoints = 28  # all of them: the docs show the way there
     c.sample.update(grid="trailing", steps=30, scale=3.0)
     return config.check(c)

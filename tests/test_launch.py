@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / ".ci" / "run"])
-YNN = "--xla_cpu_experimental_ynn_fusion_type="
+YNN = "--xla_cpu_experimental_ynn_fusion_type=reduce,dot"
 
 
 @pytest.fixture
