@@ -35,9 +35,9 @@ def get_config():
 
     c.optim.update(optimizer="muon", lr=3e-3, betas=(0.9, 0.99), clip_norm=1.0)
     c.optim.update(schedule="warmup_cosine", warmup_steps=100)
-    c.optim.update(decay_steps=7_000, final_factor=0.02)
-    c.train.update(steps=7_000, ema_decay=0.999, log_every=20)
+    c.optim.update(decay_steps=8_600, final_factor=0.02)
+    c.train.update(steps=8_600, ema_decay=0.999, log_every=20)
     c.train.update(validate_every=500, picture_every=1_000, checkpoint_every=250)
-    c.train.keep_checkpoints = 28  # all of them: the docs show the way there
+    c.train.keep_checkpoints = 40  # all of them: the docs show the way there
     c.sample.update(grid="trailing", steps=30, scale=3.0)
     return config.check(c)

@@ -2,12 +2,16 @@
 
 import os
 import pathlib
+import re
 import shutil
 import stat
 import subprocess
 import sys
 
 import pytest
+
+from ldm_jax import paths
+from ldm_jax.data import captions, sprites, tokenize
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / ".ci" / "run"])
@@ -138,3 +142,36 @@ def test_setup_says_that_there_is_no_python(clone):
     done = bash(clone, "bash launch/setup.sh", PATH=path.split(":")[0])
     assert done.returncode == 1
     assert "found no Python of version 3.11 or newer" in done.stderr
+
+
+def test_quickstart_draws_and_says_how_to_go_on(clone):
+    (clone / "launch" / "setup.sh").write_text("echo set up\n")
+    path = fake_python(clone, 'echo "$# arguments, the last is ${@: -1}"')
+    done = bash(clone, "bash launch/quickstart.sh there", PATH=path)
+    assert done.returncode == 0, done.stderr
+    ready, drawing, ran, times, *_, last = done.stdout.splitlines()
+    assert (ready, drawing) == ("set up", "quickstart: drawing 16 pictures")
+    assert ran == f"21 arguments, the last is --out={clone}/there"
+    said = f"installed in [0-9]+ s, sampled in [0-9]+ s; look at {clone}/there/grid.png"
+    assert re.fullmatch(f"quickstart: {said}", times)
+    assert last.strip() == "python -m ldm_jax.sample --interactive"
+
+
+def test_quickstart_asks_for_what_the_captions_say():
+    script = (ROOT / "launch" / "quickstart.sh").read_text()
+    prompts = re.findall(r'^  "(an? .*)"$', script, re.MULTILINE)
+    loaded = sprites.load()
+    names = {loaded.names[i] for i in loaded.scene_indices}
+    singles = {captions.single_caption(n, c) for n in names for c in captions.COLOURS}
+    assert len(prompts) == 16 and set(prompts[:8]) <= singles
+    words = tokenize.load_tokenizer(paths.resolve("demo:vocab.txt"), 64)
+    words(prompts)  # raises where one is too long
+    assert [word for prompt in prompts for word in words.unknown(prompt)] == []
+    relation = rf"the ([\w ]+) (?:{'|'.join(captions.RELATIONS)}) the ([\w ]+)"
+    ground, sky = "|".join(captions.GROUNDS), "|".join(captions.SKIES)
+    for prompt in prompts[8:]:
+        place, said = prompt.split(", ")
+        assert re.search(rf"\b({ground})\b.* under a ({sky}) sky", place)
+        pair = re.fullmatch(relation, said).groups()
+        assert all(name in {*names, "person"} and name in place for name in pair)
+        assert not captions.held_out(*pair)
