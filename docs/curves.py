@@ -17,6 +17,7 @@ PANELS = (  # run, kind of row, field, title, whether to draw on a log scale
     ("first_stage", "validation", "psnr", "first stage: PSNR, dB (held out)", False),
     ("text", "train", "loss", "text to image: loss (training)", True),
     ("text", "validation", "loss_simple", "text to image: loss (held out)", False),
+    ("features", "features", "fd", "single objects: distance of features", True),
 )
 STAGES = ("kl-f4", "vq-f4", "kl-f8", "vq-f8")
 RESTARTS = ("vq-f4-nogan", "vq-f4-norestart")
@@ -45,7 +46,7 @@ def finish(figure, axes, name):
 
 def embedded():
     """The two runs that made the embedded weights."""
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 3.2))
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(19, 3.2))
     for axis, (run, kind, field, title, log) in zip(axes, PANELS, strict=True):
         axis.plot(*series(run, kind, field), marker="o" if kind != "train" else "")
         axis.set(title=title, yscale="log" if log else "linear")
