@@ -60,6 +60,12 @@ def test_script_parses(script):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("own", ["", "glibc.malloc.check=0"])
+def test_huge_pages_are_asked_for_unless_the_user_tuned_glibc(clone, own):
+    said, _ = source(clone, "echo $GLIBC_TUNABLES", GLIBC_TUNABLES=own)
+    assert said == (own or "glibc.malloc.hugetlb=1")
+
+
 def test_a_flag_is_tried_before_it_is_set(clone):
     add = "XLA_FLAGS=; ldm_jax_add_xla_flag"
     known = "--xla_force_host_platform_device_count=2"
