@@ -51,7 +51,7 @@ fi
 [ -n "${JAX_COMPILATION_CACHE_DIR:-}" ] || ldm_jax_private_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-1}"
 
-# glibc (2.35 on; others ignore it) asks Linux for huge pages: otherwise a fifth of the
+# glibc (2.35 on; others ignore it) asks Linux for huge pages: otherwise a sixth of the
 # demo's training time on a CPU goes into small ones, given back and faulted in again.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
