@@ -21,7 +21,12 @@ FEATURES = "means of vgg16's " + ", ".join(reconstruction.TAPS)
 FIRST = 2**32
 # Held out of single objects are some 160 pairs of object and colour: a distance to so
 # few says little. Held out of scenes are pairs of things, and those are many.
-SPLITS = {"emoji_singles": "train", "emoji_scenes": "heldout", "emoji_mixed": "train"}
+SPLITS = {
+    "emoji_singles": "train",
+    "emoji_scenes": "heldout",
+    "emoji_mixed": "train",
+    "emoji_lessons": "train",
+}
 
 
 def split_of(dataset, split=None):

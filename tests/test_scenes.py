@@ -97,6 +97,25 @@ def test_mixed_alternates():
         np.testing.assert_array_equal(mixed[i]["image"], examples(name)[i]["image"])
 
 
+def test_lessons_are_scenes_but_for_one_in_five():
+    lessons = datasets.DATASETS["emoji_lessons"]("train", 3, SIZE)
+    single = datasets.DATASETS["emoji_singles"]("train", 3, SIZE)[5]
+    np.testing.assert_array_equal(lessons[5]["image"], single["image"])
+    for i in (1, 4, 6):
+        assert (lessons[i]["classes"] >= 0).sum() >= 2
+
+
+def test_lessons_show_less_and_say_more():
+    def means(name):
+        rows = [e for e in examples(name, count=80) if e["classes"][1] >= 0]
+        shown = np.mean([(e["classes"] >= 0).sum() for e in rows])
+        return shown, np.mean([e["relations"][:, 0] >= 0 for e in rows])
+
+    (shown, said), (fewer, more) = means("emoji_scenes"), means("emoji_lessons")
+    assert fewer < shown - 0.3
+    assert more > said + 0.05
+
+
 def test_held_out_singles():
     for split, wanted in (("train", False), ("heldout", True)):
         for example in examples("emoji_singles", split):

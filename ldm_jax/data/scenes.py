@@ -17,6 +17,10 @@ _SIZES = (0.46, 0.48, 0.37, 0.66, 0.55, 0.38, 0.64)
 _MOST_COVERED = 0.4
 _LEAST_AREA = 0.006
 _TRIES = 6
+# How many captions say nothing of where things are, one thing and two: in scenes, and
+# in lessons.
+_SAID = (0.2, 0.6, 0.2)
+_SAID_IN_LESSONS = (0.05, 0.35, 0.6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +114,10 @@ def _paint(canvas, window, pixels, thing, near):
     canvas.depth[window][solid] = 1 - near
 
 
-def _compose(rng, split, size):
+def _compose(rng, split, size, few):
     """One try: view, canvas and placed things, or None if too few found room."""
     view = backgrounds.random_view(rng)
-    chosen = things.draw(rng, split, view.ground == _WATER)
+    chosen = things.draw(rng, split, view.ground == _WATER, few)
     blank = np.zeros((size, size), np.uint8)
     canvas = Canvas(*backgrounds.draw(rng, view, size), blank, [])
     nears = np.sort(rng.uniform(0.12, 0.96, len(chosen)))
@@ -137,12 +141,13 @@ def _seen(canvas, k, placed):
     return dataclasses.replace(placed, box=labels.box_of(visible), area=area)
 
 
-def _relations(rng, placed):
+def _relations(rng, placed, shares):
     """Up to two true statements, each about another pair of the placed things.
 
-    Rows (place of the first, place in captions.RELATIONS, place of the second).
+    Rows (place of the first, place in captions.RELATIONS, place of the second). Shares
+    are those of captions that are to have none, one and two.
     """
-    count = rng.choice(3, p=(0.2, 0.6, 0.2))
+    count = rng.choice(len(shares), p=shares)
     found = []
     for first in rng.permutation(len(placed)):
         for second in rng.permutation(first):
@@ -198,24 +203,30 @@ def _visible_joints(canvas, placed):
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """Endless composed scenes; see labels.example for the arrays of an item."""
+    """Endless composed scenes; see labels.example for the arrays of an item.
+
+    Those of a lesson hold fewer things, and their captions say more of where they are.
+    """
 
     split: str
     seed: int
     image_size: int
+    lesson: bool = False
 
     def __len__(self):
         return labels.ENDLESS
 
     def __getitem__(self, index):
         rng = labels.rng(self.seed, self.split, index)
-        while (scene := _compose(rng, self.split, self.image_size)) is None:
+        size = self.image_size
+        while (scene := _compose(rng, self.split, size, self.lesson)) is None:
             pass
         view, canvas, placed = scene
         by_area = sorted(placed, key=lambda p: -p.area)
         main = next(p.thing for p in by_area if p.thing.figure is None)
         phrases = [p.thing.phrase for p in by_area]
-        relations = _relations(rng, placed)
+        said = _SAID_IN_LESSONS if self.lesson else _SAID
+        relations = _relations(rng, placed, said)
         style = int(rng.integers(captions.STYLES))
         place = view.ground, view.sky, _in_words(relations, placed), style
         return labels.example(

@@ -81,9 +81,12 @@ def _first_things(rng, split, water):
     return list(pairs[rng.integers(len(pairs))])
 
 
-def draw(rng, split, water):
-    """2 to 5 different things; no held-out pair in 'train', at least one otherwise."""
-    count = rng.integers(2, labels.MAX_OBJECTS + 1)
+def draw(rng, split, water, few=False):
+    """2 to 5 different things; no held-out pair in 'train', at least one otherwise.
+
+    Every number is as frequent as the others; with few, it is the smaller of two drawn.
+    """
+    count = min(rng.integers(2, labels.MAX_OBJECTS + 1, size=2 if few else 1))
     things = _first_things(rng, split, water)
     while len(things) < count:
         new = _draw_sprite(rng, water)
