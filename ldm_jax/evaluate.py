@@ -107,6 +107,27 @@ JUDGE = flags.DEFINE_enum(
 RIVAL = flags.DEFINE_bool(
     "rival", True, "reconstruction: shrink and enlarge the pictures too."
 )
+# Which tasks read a flag that not all of them do.
+_DRAWN = ("text", "scenes", "features")
+READ_BY = {
+    **dict.fromkeys(("sampler", "grid", "steps", "scale"), _DRAWN),
+    **dict.fromkeys(("names", "seeds"), ("text",)),
+    **dict.fromkeys(("judge", "rival"), ("reconstruction",)),
+    "judge_weights": ("scenes",),
+    "split": ("features",),
+    "dataset": ("features", "reconstruction"),
+    "n": ("scenes", "features", "reconstruction"),
+}
+
+
+def check_flags():
+    """Raises ValueError for a flag that was given and that the task does not read."""
+    for name, tasks in READ_BY.items():
+        if flags.FLAGS[name].present and TASK.value not in tasks:
+            raise ValueError(
+                f"--task={TASK.value} does not read --{name}, which is of "
+                f"{', '.join(tasks)}: leave it out"
+            )
 
 
 def batch_size():
@@ -246,6 +267,7 @@ def main(argv):
     del argv
     began = time.perf_counter()
     task = names.pick(TASKS, TASK.value)
+    check_flags()
     result, rows = task(*named())
     if OUT.value:
         write_sheet(OUT.value, rows)

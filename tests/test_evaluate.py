@@ -104,9 +104,13 @@ MISTAKES = {
     "no 300 steps of 1000": ["--task=text", "--grid=ldm", "--steps=300"],
     "there is no judge in .*nowhere": ["--task=scenes", "--judge_weights=nowhere"],
     "--steps is of sampling; autoencoder has none": [
-        *("--task=reconstruction", "--steps=3"),
-        "--config=configs/demo_autoencoder.py",
+        *("--task=text", "--steps=3", "--config=configs/demo_autoencoder.py"),
     ],
+    "--task=reconstruction does not read --scale, which is of text, scenes": [
+        *("--task=reconstruction", "--scale=3"),
+    ],
+    "--task=text does not read --n, which is of scenes": ["--task=text", "--n=3"],
+    "--task=scenes does not read --rival": ["--task=scenes", "--norival"],
     "task 'judge': it has no first stage": [
         *("--task=reconstruction", "--config=configs/demo_judge.py"),
     ],
