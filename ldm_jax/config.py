@@ -212,8 +212,6 @@ def judge():
             data=_data(),
             judge=dict(
                 patch=4,  # pixels a side of a place: the UNet sees places
-                things=268,  # that may be there, the last one "none": data.labels
-                segments=14,  # data.labels.SEGMENTS
             ),
             unet=_unet(),
             loss=dict(
@@ -225,6 +223,7 @@ def judge():
             parallel=_parallel(),
         )
     )
+    # 268 things, the last of them "none", and 14 segments: data.labels.
     c.unet.update(out_channels=282, attention="plain")
     c.train.update(trainable=("unet",))
     return c.lock()

@@ -17,6 +17,7 @@ POSITIVE = ("batch_size", "image_size", "_every", "steps", "_batches", "pictures
 POSITIVE += ("keep_checkpoints", "accumulate")
 POSITIVE += ("discriminator.depth", "discriminator.channels")
 POSITIVE += ("first_stage.channels", "first_stage.blocks", "first_stage.groups")
+NARROWEST = 1e-3  # of the power average: below it is the last step's parameters
 WIDEST = 0.28  # of the power average: beyond it new parameters count less than old
 
 
@@ -111,7 +112,8 @@ def _train(c):
     decay, std, optim = c.train.ema_decay, c.train.ema_std, c.optim
     rules.require(0 <= decay < 1, f"train.ema_decay {decay} must be in [0, 1)")
     rules.require(
-        0 <= std <= WIDEST, f"train.ema_std {std} must be in [0, {WIDEST}], as 0.1"
+        std == 0 or NARROWEST <= std <= WIDEST,
+        f"train.ema_std {std} must be 0 or in [{NARROWEST}, {WIDEST}], as 0.1",
     )
     rules.require(
         decay == 0 or std == 0,

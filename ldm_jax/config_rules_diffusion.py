@@ -147,6 +147,11 @@ def _weights(c):
     last, gamma = c.schedule.zero_terminal, c.loss.min_snr
     rules.require(gamma >= 0, f"loss.min_snr {gamma} must be 0 (off) or above, as 5")
     rules.require(
+        not gamma or c.loss.norm == "l2",
+        f"loss.min_snr {gamma} weighs squared errors: loss.norm must be 'l2', not "
+        f"{c.loss.norm!r}",
+    )
+    rules.require(
         not last or c.loss.predicts != "eps",
         "schedule.zero_terminal has no signal at the last step, where loss.predicts "
         "'eps' does not determine the picture: it must be 'v' or 'z_0'",

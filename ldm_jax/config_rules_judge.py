@@ -2,15 +2,12 @@
 
 from ldm_jax import config_rules_diffusion, rules
 
+SAID = 282  # logits of a place: 268 things and 14 segments
+
 
 def judge(c):
     unet, section = c.unet, c.judge
-    for key in ("patch", "segments"):
-        rules.positive(f"judge.{key}", section[key])
-    rules.require(
-        section.things >= 2,
-        f"judge.things {section.things} must count a thing and 'none'",
-    )
+    rules.positive("judge.patch", section.patch)
     config_rules_diffusion.network(unet)
     rules.require(
         unet.attention == "plain" and max(*unet.depths, unet.mid_depth) <= 1,
@@ -20,11 +17,10 @@ def judge(c):
     rules.require(
         unet.dropout == 0, f"unet.dropout {unet.dropout} must be 0: a judge has none"
     )
-    said = section.things + section.segments
     rules.require(
-        unet.out_channels == said,
-        f"unet.out_channels {unet.out_channels} must equal judge.things plus "
-        f"judge.segments, {said}",
+        unet.out_channels == SAID,
+        f"unet.out_channels {unet.out_channels} must be {SAID}: a judge says which "
+        "thing and which segment is at a place",
     )
     for key in ("balance", "segments_weight"):
         rules.require(c.loss[key] >= 0, f"loss.{key} {c.loss[key]} must be 0 or more")

@@ -12,7 +12,7 @@ and again. latents.json in the folder says what decides its content, and a confi
 first stage of another is refused. Validation still draws held-out pictures.
 
 The same command again writes the shards that are missing, after `kill -9` too; with
---distributed each of several hosts writes its part.
+--distributed each of several hosts writes its part of the folder, which all must see.
 """
 
 from absl import flags
@@ -63,6 +63,8 @@ def main(argv):
         sharding.whole_batch(BATCH_SIZE.value, jax.local_device_count()),
         progress,
     )
+    if jax.process_count() > 1:
+        encoding.wait_for_all(OUT.value)
     there = told["pictures"] - told["written"] if jax.process_count() == 1 else 0
     cli.say(
         f"{told['written']} pictures in {told['seconds']:.1f} s: {told['files']} files "

@@ -176,6 +176,18 @@ def encode(config, folder, n, split, shard, dtype, batch_size, progress):
     }
 
 
+def wait_for_all(folder):
+    """Returns once the shards of all hosts are there.
+
+    JAX ends a host that waits at its exit for minutes, and all others with it; parts
+    of a folder that was there already are unequal.
+    """
+    about = latents.read_about(folder)
+    paths = [latents.shard_path(folder, about, i) for i in range(latents.shards(about))]
+    while not all(path.exists() for path in paths):
+        time.sleep(1)
+
+
 def write(stream, parts, counts, progress):
     """Fills the files of `parts`, {path: rows}, with the first `count` rows of each."""
     with progress(sum(counts)) as bar:

@@ -212,10 +212,6 @@ def features(config, weights):
 
 def reconstruct(config, weights):
     """(figures, sheet rows) of --task=reconstruction."""
-    if "first_stage" not in config:
-        raise ValueError(
-            f"the config is of task {config.task!r}: it has no first stage"
-        )
     stage = config, WORKDIR.value, weights, STEP.value
     model = reconstruction.model(*stage)
     trained_on = reconstruction.trained_on(*stage)

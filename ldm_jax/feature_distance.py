@@ -13,30 +13,24 @@ alone: compare at one n. Nobody is compared with the pictures that gave the capt
 import numpy as np
 
 from ldm_jax import evaluation, fidelity, generation, names, reconstruction
-from ldm_jax.data import datasets
+from ldm_jax.data import datasets, labels
 from ldm_jax.weights import cache, own
 
 FEATURES = "means of vgg16's " + ", ".join(reconstruction.TAPS)
-# Past all that a training takes, so that train's pictures are new ones here too.
-FIRST = 2**32
 # Held out of single objects are some 160 pairs of object and colour: a distance to so
 # few says little. Held out of scenes are pairs of things, and those are many.
-SPLITS = {
-    "emoji_singles": "train",
-    "emoji_scenes": "heldout",
-    "emoji_mixed": "train",
-    "emoji_lessons": "train",
-}
+HELD_OUT = ("emoji_scenes",)
 
 
 def split_of(dataset, split=None):
     """The split to take captions and pictures from: a data set's own unless named."""
-    return split or names.pick(SPLITS, dataset)
+    names.pick(datasets.DATASETS, dataset)
+    return split or ("heldout" if dataset in HELD_OUT else "train")
 
 
 def examples(source, start, count):
     """(captions, uint8 [n, S, S, 3]) of a data set's items from a place on."""
-    items = [source[FIRST + i] for i in range(start, start + count)]
+    items = [source[labels.UNSEEN + i] for i in range(start, start + count)]
     return [item["caption"] for item in items], np.stack([x["image"] for x in items])
 
 

@@ -77,8 +77,9 @@ def config_of(weights=EMBEDDED):
 
 def beside(config, path, meta):
     """The config whose first stage is found: named, or beside the weights file."""
-    has_file = config.first_stage.kind != "identity"
-    if config.task == "latent_diffusion" and "first_stage" in meta and has_file:
+    if config.task != "latent_diffusion" or "first_stage" not in meta:
+        return config
+    if config.first_stage.kind != "identity":
         named, wanted = config.first_stage.weights, meta["first_stage"]
         config.first_stage.weights = str(frozen.located(named, path.parent, wanted))
     return config

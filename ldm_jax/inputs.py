@@ -137,6 +137,7 @@ def made_from(config, split):
         "split": split,
         "first_stage.kind": config.first_stage.kind,
         "first_stage.weights": frozen.digest(config),
+        "first_stage.dtype": config.first_stage.dtype,
     }
 
 

@@ -58,7 +58,7 @@ def load(weights=EMBEDDED):
     system = system_lib.build(config)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     own.check_tree(params, shapes, str(path))
-    mesh = sharding.make_mesh(config.parallel.fsdp)
+    mesh = sharding.make_mesh()  # not the training's: it may have had more devices
     params = sharding.put_tree(params, mesh, "reading the judge")
     return generation.Model(config, system, params, own.digest(path), mesh)
 

@@ -116,9 +116,9 @@ def main(argv):
     image = large.read(IMAGE.value)
     given = CONFIG.value, WORKDIR.value, WEIGHTS.value
     config, weights = reconstruction.named(*given)
+    model = reconstruction.model(config, WORKDIR.value, weights)
     factor = large.arch(config).factor
     cut = tiles(image, factor)
-    model = reconstruction.model(config, WORKDIR.value, weights)
     stage = large.stage(model)
     began = time.perf_counter()
     x = np.asarray(pictures.to_float(image))[None]

@@ -59,6 +59,10 @@ def model(config, workdir=None, weights=None, step=None):
     Of a latent diffusion config it is the one the config names; of an autoencoder's,
     that of the run in `workdir`, the newest or of a step, or of the file `weights`.
     """
+    if "first_stage" not in config:
+        raise ValueError(
+            f"the config is of task {config.task!r}: it has no first stage"
+        )
     system = system_lib.build(config)
     if config.first_stage.kind == "identity":
         raise ValueError(
@@ -190,13 +194,15 @@ def batches_of(model, count, batch_size):
 def through(model, images, keys, batch_size, bar):
     """uint8 [N, S, S, 3] encoded, a latent drawn, decoded: uint8 of the same shape.
 
-    keys: [N] typed keys. Raises ValueError if batch_size does not divide over devices.
+    keys: [N] typed keys. Raises ValueError if batch_size does not divide over devices,
+    FloatingPointError where pictures are not finite.
     """
     restore, rows = restorer(model), sharding.batch_sharding(model.mesh)
     parts = []
     for places, new in batches_of(model, len(images), batch_size):
         given = jax.device_put((keys[places], images[places]), rows)
-        parts.append(np.asarray(restore(model.params, *given)["image"])[:new])
+        told = finite(jax.device_get(restore(model.params, *given)))
+        parts.append(told["image"][:new])
         bar.update(new)
     return np.concatenate(parts)
 

@@ -12,11 +12,13 @@ a picture which of the 266 scene sprites it sees there, or a person.
                       as the words say
   relations_of_found  the same of the statements whose two things are seen
   reversed_of_found   share of those where the opposite holds
+  by_relation         of each relation how many statements hold, how many have both
+                      things seen, how many there are
   extra               things that are seen and were not prompted, for each picture
 
 A thing is seen where it covers `least` of the judge's places or more: the number that
-tells best (by F2) what is in real training scenes and what is not. Where it lies is
-the box around these places.
+tells best (by F2) what is in other real scenes and what is not. Where it lies is the
+box around these places.
 """
 
 import collections
@@ -28,7 +30,7 @@ from ldm_jax import fidelity, generation, judging, reconstruction
 from ldm_jax.data import captions, datasets, labels, sprites
 
 DATASET = "emoji_scenes"
-CALIBRATION = 256  # training scenes that decide how many places are enough
+CALIBRATION = 256  # scenes that decide how many places are enough
 CANDIDATES = range(1, 65)
 
 
@@ -136,12 +138,17 @@ def figures(asked, seen, least):
     by_count = collections.defaultdict(list)
     for told, row in zip(known, wanted, strict=True):
         by_count[int(row.sum())].extend(told[row])
-    said, forwards, backwards = 0, [], []
+    forwards, backwards = [], []
+    counts = {words: np.zeros(3, int) for words in captions.RELATIONS}
     for i, a, words, b in asked.statements():
-        said += 1
-        if known[i, a] and known[i, b]:
-            forwards.append(lie_as_said(seen.things[i], a, words, b))
+        both = bool(known[i, a] and known[i, b])
+        holds = both and lie_as_said(seen.things[i], a, words, b)
+        counts[words] += holds, both, 1
+        if both:
+            forwards.append(holds)
             backwards.append(lie_as_said(seen.things[i], b, words, a))
+    counts = {words: count.tolist() for words, count in counts.items()}
+    said = sum(count for _, _, count in counts.values())
     return {
         "n": len(known),
         "found": share(known[wanted]),
@@ -151,6 +158,7 @@ def figures(asked, seen, least):
         "relations": float(sum(forwards) / said) if said else None,
         "relations_of_found": share(forwards),
         "reversed_of_found": share(backwards),
+        "by_relation": counts,
         "statements": said,
         "statements_of_found": len(forwards),
         "extra": float(np.mean(np.sum(known & ~wanted, axis=1))),
@@ -199,13 +207,13 @@ def evaluate(model, judge, count, seed, batch_size, progress):
     return compare(asked, seen, least), np.stack([drawn, truth], axis=1)
 
 
-def scenes_of(source, count):
-    """(Prompts, uint8 [n, S, S, 3]) of a data set's first scenes."""
-    examples = [source[i] for i in range(count)]
+def scenes_of(source, count, start=0):
+    """(Prompts, uint8 [n, S, S, 3]) of a data set's scenes from a place on."""
+    examples = [source[i] for i in range(start, start + count)]
     return prompts(examples), np.stack([example["image"] for example in examples])
 
 
 def calibrate(judge, source, batch_size, bar):
-    """`least_places` by the first scenes of a data set."""
-    asked, images = scenes_of(source, CALIBRATION)
+    """`least_places` by scenes of a data set that no judge was trained on."""
+    asked, images = scenes_of(source, CALIBRATION, labels.UNSEEN)
     return least_places(asked, judging.see(judge, images, bar, batch_size))

@@ -24,6 +24,7 @@ from ldm_jax.models import unet as unet_lib
 
 MICRO_WIDTH = conditioners.MICRO_WIDTH
 OBJECTS = 5  # of a picture: labels.MAX_OBJECTS
+THINGS = 268  # that a judge names, the last one "none": data.labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +281,7 @@ def _latent_diffusion(config):
 
 
 def _judge(config):
-    size, things = config.data.image_size, config.judge.things
+    size = config.data.image_size
     unet = unet_lib.UNet(arch_of_unet(config))
 
     def seen(x):
@@ -292,10 +293,10 @@ def _judge(config):
 
     def judge(params, x):
         logits = unet.apply({"params": params["unet"]}, *seen(x))
-        return {"things": logits[..., :things], "segments": logits[..., things:]}
+        return {"things": logits[..., :THINGS], "segments": logits[..., THINGS:]}
 
     grads, validate = judge_loss.make(
-        judge, config.judge.patch, things - 1, config.loss
+        judge, config.judge.patch, THINGS - 1, config.loss
     )
     maps = dict.fromkeys(("segmentation", "instances"), ((size, size), "uint8"))
     return System(

@@ -124,10 +124,11 @@ def make_train_step(
             return {}
         n = state.step - state.extra["bad_steps"] + 1
         if ema_std:
-            decay = (1 - 1 / n) ** (power_of(ema_std) + 1)
+            # 1 - (1 - 1 / n)^(p + 1), which float32 rounds away at a million steps.
+            share = -jnp.expm1((power_of(ema_std) + 1) * jnp.log1p(-1 / n))
         else:
             # The originals' warm-up: the first update averages with 2 / 11.
-            decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
-        return optax.incremental_update(params, state.ema, 1 - decay)
+            share = 1 - jnp.minimum(ema_decay, (1 + n) / (10 + n))
+        return optax.incremental_update(params, state.ema, share)
 
     return train_step

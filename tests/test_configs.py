@@ -13,6 +13,7 @@ import pytest
 from ldm_jax import (
     config,
     config_rules,
+    config_rules_judge,
     frozen,
     generation,
     inputs,
@@ -175,7 +176,7 @@ def test_bases_share_their_sections():
 
 
 def test_a_judge_names_what_the_data_has():
-    judge = config.judge().judge
-    assert judge.things == labels.NONE + 1
-    assert judge.segments == len(labels.SEGMENTS)
+    assert system.THINGS == labels.NONE + 1
+    said = config.judge().unet.out_channels
+    assert said == system.THINGS + len(labels.SEGMENTS) == config_rules_judge.SAID
     assert system.OBJECTS == labels.MAX_OBJECTS

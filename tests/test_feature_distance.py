@@ -10,7 +10,7 @@ import pytest
 
 from ldm_jax import feature_distance, fidelity, generation, reconstruction, sharding
 from ldm_jax import system as system_lib
-from ldm_jax.data import datasets
+from ldm_jax.data import datasets, labels
 from ldm_jax.weights import cache
 
 SIZE = 16
@@ -63,7 +63,7 @@ def test_the_task_from_a_model_to_figures(eye):
     assert 0 < told["floor"] < told["fd"] and told["ceiling"] > 0
     assert rows.shape == (6, 2, SIZE, SIZE, 3) and rows.dtype == np.uint8
     source = datasets.DATASETS["emoji_singles"]("train", 0, SIZE)
-    real = [source[feature_distance.FIRST + i]["image"] for i in range(12)]
+    real = [source[labels.UNSEEN + i]["image"] for i in range(12)]
     np.testing.assert_array_equal(rows[:, 1], real[:6])
     # The others come first, in batches of four; then the samples and the real ones.
     np.testing.assert_array_equal(np.concatenate(eye.seen[:2])[:6], real[6:])
@@ -73,14 +73,15 @@ def test_the_task_from_a_model_to_figures(eye):
 
 def test_pictures_of_the_other_half_would_be_at_no_distance(eye, monkeypatch):
     source = datasets.DATASETS["emoji_singles"]("train", 0, SIZE)
-    real = [source[feature_distance.FIRST + i]["image"] for i in range(12)]
+    real = [source[labels.UNSEEN + i]["image"] for i in range(12)]
     monkeypatch.setattr(fidelity, "draw", lambda *_: np.stack(real[6:]))
     told, _, _ = evaluate("emoji_singles", "train", 6)
     assert told["fd"] == pytest.approx(0, abs=1e-3) and told["floor"] > 1
 
 
 def test_each_data_set_has_a_split_of_its_own():
-    assert set(feature_distance.SPLITS) == set(datasets.DATASETS)
+    assert set(feature_distance.HELD_OUT) <= set(datasets.DATASETS)
+    assert feature_distance.split_of("emoji_lessons") == "train"
     assert feature_distance.split_of("emoji_singles") == "train"
     assert feature_distance.split_of("emoji_scenes") == "heldout"
     assert feature_distance.split_of("emoji_scenes", "train") == "train"

@@ -1,6 +1,7 @@
-"""Two processes that train together, as two hosts would: `pytest -m multiprocess`."""
+"""Two processes that work together, as two hosts would: `pytest -m multiprocess`."""
 
 import contextlib
+import shutil
 import socket
 
 import commands
@@ -50,6 +51,30 @@ def test_two_processes_compute_what_one_does(stage, tmp_path):
     for row, want in zip(two, one, strict=True):
         for name in {"loss", "grad_norm", "loss_simple", "loss_vlb"} & want.keys():
             assert row[name] == pytest.approx(want[name], rel=1e-5)
+
+
+def test_two_processes_encode_what_one_does(stage, tmp_path):
+    """One of them finds its part there and waits for the other."""
+
+    def command(folder):
+        return [
+            *("ldm_jax.encode", f"--config={commands.CONFIG}", f"--out={folder}"),
+            *(f"--config.first_stage.weights={stage}", "--n=12", "--shard=4"),
+        ]
+
+    code, printed = commands.run(*command(tmp_path / "one"), devices=2)
+    assert code == 0, printed
+    one, two = tmp_path / "one", tmp_path / "two"
+    two.mkdir()
+    shutil.copy(one / "latents.json", two)
+    shutil.copy(next(one.glob("*-00001-of-*")), two)  # all that process 1 has to write
+    ended = together(*[command(two)] * 2)
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "8 pictures in" in ended[0][1]
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in two.iterdir())
+    for name in names:
+        assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
 def test_sigterm_to_one_process_stops_both(stage, tmp_path):

@@ -7,10 +7,12 @@ import helpers
 import jax
 import numpy as np
 import pytest
+import released_configs
 import tiny_stable_diffusion
 
+from ldm_jax import config as config_lib
 from ldm_jax import frozen, runs, system, trees
-from ldm_jax.exchange import detection, opening, released, transfer
+from ldm_jax.exchange import detection, folder_json, opening, released, transfer
 from ldm_jax.weights import own, streaming, tensors
 
 BLOCK = "model.diffusion_model.input_blocks.0.0.weight"
@@ -64,7 +66,6 @@ def shapes_of(width, **configs):
 @pytest.mark.parametrize(
     ("scheduler", "vae", "words"),
     [
-        (dict(rescale_betas_zero_snr=True), {}, "zero_snr is not read"),
         (dict(beta_schedule="linear"), {}, "beta_schedule 'linear'"),
         (dict(prediction_type="flow"), {}, "prediction_type 'flow'"),
         ({}, dict(latents_mean=[0.1]), "latents that are shifted"),
@@ -84,6 +85,17 @@ def test_what_a_folder_predicts_is_followed():
     assert found.config == "stable_diffusion.py:v2-v"
     assert found.changes["cond_stage.encoders"] == ("openclip_h_23",)
     assert "or :v2-v" in detection.of_folder(shapes_of(1024), False).hint
+
+
+def test_a_zero_terminal_schedule_is_followed_and_written():
+    ended = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    changes = detection.of_folder(shapes_of(2048, scheduler=ended), False).changes
+    assert changes["schedule.zero_terminal"] and changes["sample.grid"] == "trailing"
+    c = released_configs.shipped("sdxl", "base")
+    assert "rescale_betas_zero_snr" not in folder_json.scheduler(c)
+    c.update_from_flattened_dict(changes)
+    told = folder_json.scheduler(config_lib.check(c))
+    assert ended.items() <= told.items() and told["timestep_spacing"] == "trailing"
 
 
 def single(made, path, **more):

@@ -81,6 +81,7 @@ def test_mistakes_are_told(stage, photo, tmp_path):
         (given("--mode=patch", "--patch=0"), "patch"),
         (given(f"--workdir={tmp_path}"), "--workdir and --weights exclude"),
         ([f"--image={photo}"], "--out"),
+        (given()[:-1] + ["--weights=demo:judge.safetensors"], "it has no first stage"),
     ]
     arguments = json.dumps([case for case, _ in cases])
     code, printed = commands.run("mistakes", "ldm_jax.reconstruct", arguments)

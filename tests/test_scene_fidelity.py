@@ -78,6 +78,8 @@ def test_a_relation_counts_where_both_things_are_seen():
     assert told["found"] == 7 / 8 and told["statements"] == 4
     assert told["relations"] == 1 / 4 and told["statements_of_found"] == 3
     assert told["relations_of_found"] == told["reversed_of_found"] == 1 / 3
+    assert told["by_relation"]["left of"] == [1, 3, 4]
+    assert told["by_relation"]["behind"] == [0, 0, 0]
 
 
 def test_things_are_found_from_the_least_area_on():
@@ -138,8 +140,8 @@ class AllSeeing:
 
     def __init__(self, *sources):
         self.known = {}
-        for source, count in sources:
-            for example in (source[i] for i in range(count)):
+        for source, places in sources:
+            for example in (source[i] for i in places):
                 self.known[example["image"].tobytes()] = example
 
     def see(self, judge, images, bar, batch_size):
@@ -163,7 +165,8 @@ def test_the_task_from_a_model_to_figures(monkeypatch):
         datasets.DATASETS["emoji_scenes"](split, config.seed, SIZE)
         for split in ("train", "heldout")
     ]
-    judge = AllSeeing((scenes[0], 8), (scenes[1], 6))
+    unseen = range(labels.UNSEEN, labels.UNSEEN + 8)
+    judge = AllSeeing((scenes[0], unseen), (scenes[1], range(6)))
     monkeypatch.setattr(judging, "see", judge.see)
     monkeypatch.setattr("ldm_jax.cli.say", lambda words: None)  # of captions' ends
     steps = []

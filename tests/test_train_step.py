@@ -80,6 +80,16 @@ def test_the_power_average_weighs_by_a_power_of_the_step(std):
     assert float(state.ema["unet"]["w"][0]) == pytest.approx(wanted, abs=1e-5)
 
 
+def test_the_power_average_is_exact_after_a_million_steps():
+    step, state = toy_step(ema_decay=0, ema_std=0.1)
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    told = dict(params=zeros, ema=zeros, step=jnp.int32(999_999))
+    state, _ = step(dataclasses.replace(state, **told), FROZEN, toy_batch(1.0, 1.0))
+    share = 1 - (1 - 1e-6) ** (train_step.power_of(0.1) + 1)
+    wanted = share * float(state.params["unet"]["w"][0])
+    assert float(state.ema["unet"]["w"][0]) == pytest.approx(wanted, rel=1e-4)
+
+
 def test_no_average_where_the_decay_is_0():
     step, state = toy_step(ema_decay=0)
     assert state.ema == {}

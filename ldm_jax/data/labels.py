@@ -5,6 +5,7 @@ import numpy as np
 from ldm_jax.data import captions, sprites
 
 ENDLESS = 2**40
+UNSEEN = 2**32  # a place past all that a training takes: new pictures in train too
 MAX_OBJECTS = 5
 JOINTS = 18
 CLASSES = (*sprites.SCENE_CLASSES, "person")

@@ -15,6 +15,7 @@ import os
 import pathlib
 import struct
 from typing import Any
+import uuid
 
 import numpy as np
 
@@ -36,6 +37,7 @@ KEYS = {
     **dict.fromkeys(("format", "n", "shard", "data.image_size", "seed"), int),
     **dict.fromkeys(("data.name", "split", "dtype"), str),
     **dict.fromkeys(("first_stage.kind", "first_stage.weights"), str),
+    "first_stage.dtype": str,
 }
 MAX_SHARDS = 2**20
 COMPARED = 4  # examples that are drawn again when a folder is opened
@@ -123,7 +125,7 @@ def begin(folder, told, fields):
     about["fields"] = [[f.name, f.dtype, list(f.shape)] for f in fields]
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{ABOUT}.{os.getpid()}")
+        temporary = path.with_name(f".{ABOUT}.{uuid.uuid4().hex}")  # of this host
         lines = [f"{json.dumps(key)}: {json.dumps(x)}" for key, x in about.items()]
         temporary.write_text("{" + ",\n ".join(lines) + "}\n", encoding="utf-8")
         os.replace(temporary, path)
@@ -219,13 +221,18 @@ def write_shard(path, records, count):
     """
     for old in path.parent.glob(f".{path.name}.*"):
         old.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         writer = _told(path, _array_record().ArrayRecordWriter, str(temporary), WRITTEN)
         for record in records:
             _told(path, writer.write, record)
         _told(path, writer.close)
-        check_shard(temporary, count)  # a full disk is not always told
+        found = _records(temporary)
+        if found != count:  # a full disk is not always told
+            raise OSError(
+                f"of {path} {found or 0} records of {count} were written: is the disk "
+                "full?"
+            )
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -246,12 +253,19 @@ def _array_record():
     return array_record_module
 
 
+def _records(path):
+    """How many records a shard has, None if it is damaged."""
+    reader = _array_record().ArrayRecordReader(str(path))
+    if not reader.ok():
+        return None
+    found = reader.num_records()
+    reader.close()  # of a damaged file it raises
+    return found
+
+
 def check_shard(path, count):
     """Raises ValueError naming the file unless it is a whole shard of count records."""
-    reader = _array_record().ArrayRecordReader(str(path))
-    found = reader.num_records() if reader.ok() else None
-    if reader.ok():
-        reader.close()  # of a damaged file it raises
+    found = _records(path)
     if found != count:
         what = "is cut off or damaged" if found is None else f"has {found} records"
         raise ValueError(

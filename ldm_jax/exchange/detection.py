@@ -118,15 +118,16 @@ def _xl(name, variant, width):
         if (channels, context) != (4, width):
             told = f"{what}-like, {channels} input channels, context {context}"
             return Found("original", told, "", NO_CONFIG)
-        if "ztsnr" in tensors:
-            hint = "its zero-terminal schedule is not one of the configs': not read yet"
-            return Found("original", what, "", hint)
         changes = {"loss.predicts": "v"} if "v_pred" in tensors else {}
+        changes |= ZERO_TERMINAL if "ztsnr" in tensors else {}
         return Found("original", what, f"sdxl.py:{variant}", changes=changes)
 
     return tell
 
 
+# Of a model that was trained without a trace of the picture at the last step: it must
+# begin there, whatever the file says of the spacing.
+ZERO_TERMINAL = {"schedule.zero_terminal": True, "sample.grid": "trailing"}
 NO_CONFIG = "no config is known for it: if you have one, name it with --config"
 
 
@@ -227,7 +228,7 @@ def _facts(configs):
             f"scheduler: beta_schedule {scheduler['beta_schedule']!r} is not read",
         )
     if scheduler.get("rescale_betas_zero_snr"):
-        return {}, "scheduler: rescale_betas_zero_snr is not read yet"
+        changes |= ZERO_TERMINAL
     if vae.get("latents_mean") or vae.get("shift_factor"):
         return {}, "vae: latents that are shifted are not read yet"
     return changes, ""

@@ -108,6 +108,8 @@ def scheduler(config):
         "steps_offset": 1,
         "timestep_spacing": "leading",
     }
+    if config.schedule.zero_terminal:
+        told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     if not is_xl(config):
         told |= {"clip_sample": False, "set_alpha_to_one": False}
     return told
