@@ -48,6 +48,7 @@ def _unet():
         depths=(1, 1, 1),  # attention blocks, by level
         mid_depth=1,  # the same in the middle
         attention="transformer",  # or "plain": AttentionBlock
+        positions=False,  # tell "transformer" where each pixel is; not the originals'
         heads=0,  # attention heads; 0: as head_channels says
         head_channels=32,  # channels per head; 0: as heads says
         scale_shift=False,

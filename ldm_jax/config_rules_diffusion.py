@@ -75,6 +75,10 @@ def network(unet):
         unet.attention in ("transformer", "plain"),
         f"unet.attention {unet.attention!r} must be 'transformer' or 'plain'",
     )
+    rules.require(
+        unet.attention == "transformer" or not unet.positions,
+        "unet.positions is of unet.attention 'transformer'; 'plain' has none",
+    )
     rules.levels(unet, "unet", "depths")
     rules.groups(unet, "unet")
     rules.require(
@@ -88,6 +92,11 @@ def network(unet):
             width % parts == 0,
             f"unet width {width} (channels times {factor}) must be a multiple of "
             f"{parts} ({'unet.heads' if unet.heads else 'unet.head_channels'})",
+        )
+        rules.require(
+            width % 4 == 0 or not unet.positions,
+            f"unet width {width} (channels times {factor}) must be a multiple of 4 for "
+            "unet.positions: sine and cosine of two coordinates",
         )
 
 

@@ -162,6 +162,28 @@ def test_spatial_transformer_is_the_written_out_one(told):
     assert helpers.largest_difference(found, wanted(1e-5)) > 1e-2
 
 
+def test_positions_are_shares_of_the_picture():
+    small, large = attention.positions(3, 4, 16), attention.positions(9, 12, 16)
+    assert small.shape == (12, 16) and small.dtype == np.float32
+    middles = large.reshape(9, 12, 16)[1::3, 1::3]  # of three pixels each, down
+    np.testing.assert_allclose(middles[..., :8], small.reshape(3, 4, 16)[..., :8])
+    across = large.reshape(9, 12, 16)[0, :, 8]
+    assert (np.diff(across) < 0).all() and across[0] > 0.9
+    np.testing.assert_allclose(across, -across[::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("positions", [False, True])
+def test_a_mirrored_picture_is_another_only_where_pixels_know_their_place(positions):
+    x, context = helpers.normal(0, 1, 4, 4, 8), helpers.normal(1, 1, 3, 6)
+    told = dict(heads=2, head_channels=4, groups=4, positions=positions)
+    net = attention.SpatialTransformer(1, **told)
+    params = helpers.random_params(helpers.init_shapes(net, x, context))
+    found = helpers.apply(net, params, x, context)
+    other = helpers.apply(net, params, x[:, :, ::-1], context)[:, :, ::-1]
+    apart = helpers.largest_difference(found, other)
+    assert apart > 1e-2 if positions else apart < 1e-4
+
+
 def test_another_attend_replaces_self_attention_only():
     x, context = helpers.normal(0, 1, 2, 2, 8), helpers.normal(1, 1, 3, 6)
     lengths = []

@@ -189,6 +189,12 @@ BROKEN = {
     "train.ema_decay 1.0 must be in [0, 1)": {"train": dict(ema_decay=1.0)},
     "train.ema_std 0.3 must be 0 or in [0.001, 0.28]": {"train": dict(ema_std=0.3)},
     "train.ema_std 1e-05 must be 0 or in": {"train": dict(ema_std=1e-5)},
+    "unet.positions is of unet.attention 'transformer'": {
+        "unet": dict(attention="plain", positions=True),
+    },
+    "must be a multiple of 4 for unet.positions": {
+        "unet": dict(channels=6, groups=2, head_channels=2, positions=True),
+    },
     "loss.min_snr 5.0 weighs squared errors": {"loss": dict(min_snr=5.0, norm="l1")},
     "two kinds of average: one of them must be 0": {"train": dict(ema_std=0.1)},
     "loss.min_snr -1.0 must be 0": {"loss": dict(min_snr=-1.0)},

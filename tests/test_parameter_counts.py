@@ -17,6 +17,7 @@ BASE = dict(
     depths=(0, 1, 1, 1),
     mid_depth=1,
     attention="plain",
+    positions=False,
     heads=0,
     head_channels=32,
     scale_shift=False,

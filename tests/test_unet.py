@@ -16,6 +16,7 @@ TINY = unet.Arch(
     depths=(0, 1),
     mid_depth=1,
     attention="transformer",
+    positions=False,
     heads=2,
     head_channels=0,
     scale_shift=False,

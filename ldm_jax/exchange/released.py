@@ -46,6 +46,8 @@ def original(config):
         yield from _original_first_stage(config)
     if config.task != "latent_diffusion":
         return
+    if config.unet.positions:
+        raise ValueError("unet.positions: no released UNet knows where its pixels are")
     modules = names_compvis.unet(unet_arch(config), is_linear(config))
     yield Place("unet", SINGLE, "model.diffusion_model.", modules)
     yield from names.pick(ORIGINAL_CONDITIONS, config.cond_stage.kind)(config)

@@ -10,6 +10,7 @@ from einops import rearrange
 import flax.linen as nn
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from ldm_jax.models import layers
 
@@ -142,18 +143,40 @@ class TransformerBlock(nn.Module):
         return x + GatedFeedForward(self.dtype, name="mlp")(h)
 
 
+def positions(height, width, features):
+    """Where each pixel is: float32 [height * width, features], features / 4 >= 1.
+
+    Sines and cosines of y and of x, as of the positions in a text (Vaswani et al.,
+    2017), but as shares of the picture, so that its middle is the middle at any size.
+    The slowest cosine runs from 1 at one edge to -1 at the other.
+    """
+    frequencies = np.pi * np.geomspace(1, 8, features // 4)
+
+    def along(length):
+        angles = (np.arange(length) + 0.5)[:, None] / length * frequencies
+        return np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+
+    down, across = along(height), along(width)
+    both = np.concatenate(
+        [np.repeat(down, width, axis=0), np.tile(across, (height, 1))], axis=-1
+    )
+    return both.astype(np.float32)
+
+
 class SpatialTransformer(nn.Module):
     """`depth` transformer blocks over the pixels of a picture, plus a skip.
 
     The projections are 1x1 convolutions in LDM and SD1 and linear layers in SD2
     and SDXL: the same arithmetic, so here always the latter. GroupNorm's epsilon
-    is 1e-6, unlike in the rest of the UNet.
+    is 1e-6, unlike in the rest of the UNet. With `positions` the pixels are told where
+    they are, which the originals leave to the zeros around the convolutions.
     """
 
     depth: int
     heads: int
     head_channels: int
     groups: int = 32
+    positions: bool = False
     dtype: jnp.dtype = jnp.float32
     attend: Callable = attend
     block: type[nn.Module] = TransformerBlock
@@ -165,6 +188,8 @@ class SpatialTransformer(nn.Module):
         h = layers.norm(x, "norm", groups=self.groups, epsilon=1e-6)
         h = rearrange(h, "b h w c -> b (h w) c")
         h = layers.dense(h, inner, "proj_in", dtype=self.dtype)
+        if self.positions:
+            h = h + positions(height, width, inner).astype(self.dtype)
         for i in range(self.depth):
             h = self.block(
                 self.heads,

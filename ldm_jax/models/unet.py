@@ -25,6 +25,7 @@ class Arch:
     depths: tuple[int, ...]  # attention blocks after each residual block, by level
     mid_depth: int  # the same in the middle, which is never without
     attention: str  # "transformer" (takes a context) or "plain" (AttentionBlock)
+    positions: bool  # transformers are told where each pixel is
     heads: int  # attention heads, or 0: as head_channels says
     head_channels: int  # channels per head, or 0: as heads says
     scale_shift: bool  # the time embedding scales as well as shifts
@@ -63,6 +64,7 @@ class Arch:
         block = attention_lib.SpatialTransformer
         if self.remat:
             block = nn.remat(block)
+        shared |= dict(positions=self.positions)
         return block(depth, heads, h.shape[-1] // heads, **shared)(h, context)
 
 
