@@ -5,7 +5,6 @@ A thing is one of the 266 scene sprites or a person (`labels.PERSON`, 266);
 `judge.patch` pixels a side.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -18,19 +17,6 @@ from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
 EMBEDDED = "demo:judge.safetensors"
-
-
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """What a judge says of N pictures, at h x w places of each.
-
-    area is the share of a picture's places at which a thing is the likeliest; what is
-    missing has 0 there. Its columns are the scene sprites and then the person.
-    """
-
-    things: np.ndarray  # int32 [N, h, w], the likeliest; labels.NONE where none is
-    segments: np.ndarray  # int32 [N, h, w], places in labels.SEGMENTS
-    area: np.ndarray  # float32 [N, 267]
 
 
 def load(weights=EMBEDDED):
@@ -64,7 +50,7 @@ def load(weights=EMBEDDED):
 
 
 def see(judge, images, bar=None, batch_size=32):
-    """What a judge says of pictures: uint8 [N, S, S, 3] -> Seen.
+    """The likeliest thing at each place: uint8 [N, S, S, 3] -> int32 [N, h, w].
 
     It looks at each and at its mirror image and adds the log-probabilities: it then
     names a fifth less of the things that are not there (512 held-out scenes).
@@ -84,30 +70,21 @@ def see(judge, images, bar=None, batch_size=32):
             f"batch_size {batch_size} must be a multiple of the number of devices, "
             f"{judge.mesh.size}"
         )
-    rows = []
+    grids = []
     for start in range(0, len(images), batch_size):
         places = np.minimum(np.arange(start, start + batch_size), len(images) - 1)
         part = sharding.put_batch(np.ascontiguousarray(images[places]), judge.mesh)
-        rows.append(jax.device_get(_look(judge.system.judge, judge.params, part)))
+        grids.append(np.asarray(_look(judge.system.judge, judge.params, part)))
         if bar is not None:
             bar.update(min(batch_size, len(images) - start))
-    columns = map(np.concatenate, zip(*rows, strict=True))
-    return Seen(*(column[: len(images)] for column in columns))
+    return np.concatenate(grids)[: len(images)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _look(judge, params, images):
-    """uint8 [B, S, S, 3] -> the fields of Seen."""
+    """uint8 [B, S, S, 3] -> int32 [B, h, w]."""
     x = pictures.to_float(images)
     plain, mirrored = (
-        jax.tree.map(jax.nn.log_softmax, judge(params, view))
-        for view in (x, x[:, :, ::-1])
+        jax.nn.log_softmax(judge(params, view)["things"]) for view in (x, x[:, :, ::-1])
     )
-    both = {name: plain[name] + mirrored[name][:, :, ::-1] for name in plain}
-    things, segments = (
-        jnp.argmax(both[name], axis=-1).astype(jnp.int32)
-        for name in ("things", "segments")
-    )
-    count = both["things"].shape[-1]
-    area = jnp.mean(jax.nn.one_hot(things, count - 1), axis=(1, 2))
-    return things, segments, area
+    return jnp.argmax(plain + mirrored[:, :, ::-1], axis=-1).astype(jnp.int32)

@@ -102,8 +102,9 @@ def prompts(examples):
 
 
 def covered(seen):
-    """At how many places each thing is seen: judging.Seen -> int [n, 267]."""
-    return np.rint(seen.area * seen.things[0].size).astype(int)
+    """At how many places each thing is seen: int [n, h, w] -> int [n, 267]."""
+    rows = [np.bincount(things.ravel(), minlength=labels.NONE + 1) for things in seen]
+    return np.stack(rows)[:, : labels.NONE]
 
 
 def least_places(asked, seen):
@@ -133,7 +134,7 @@ def share(right):
 
 
 def figures(asked, seen, least):
-    """The figures of pictures that a judge has seen: Prompts, judging.Seen -> dict."""
+    """The figures of what a judge saw: Prompts, int [n, h, w] of things -> dict."""
     known, wanted = covered(seen) >= least, asked.wanted()
     by_count = collections.defaultdict(list)
     for told, row in zip(known, wanted, strict=True):
@@ -142,11 +143,11 @@ def figures(asked, seen, least):
     counts = {words: np.zeros(3, int) for words in captions.RELATIONS}
     for i, a, words, b in asked.statements():
         both = bool(known[i, a] and known[i, b])
-        holds = both and lie_as_said(seen.things[i], a, words, b)
+        holds = both and lie_as_said(seen[i], a, words, b)
         counts[words] += holds, both, 1
         if both:
             forwards.append(holds)
-            backwards.append(lie_as_said(seen.things[i], b, words, a))
+            backwards.append(lie_as_said(seen[i], b, words, a))
     counts = {words: count.tolist() for words, count in counts.items()}
     said = sum(count for _, _, count in counts.values())
     return {
@@ -168,7 +169,7 @@ def figures(asked, seen, least):
 def compare(asked, seen, least):
     """The figures of drawn pictures beside real ones and chance.
 
-    seen: {"drawn", "real", "ceiling": judging.Seen}; the ceiling's are the real ones
+    seen: {"drawn", "real", "ceiling": as in `figures`}; the ceiling's are the real ones
     after the first stage. half_way lies between chance and ceiling.
     """
     told = {name: figures(asked, one, least) for name, one in seen.items()}
@@ -178,7 +179,7 @@ def compare(asked, seen, least):
         key: None if ends[0][key] is None else (ends[0][key] + ends[1][key]) / 2
         for key in ("found", "pair_found", "relations")
     }
-    cells = seen["drawn"].things[0].size
+    cells = seen["drawn"][0].size
     enough = {"least": least, "least_area": least / cells}
     return told.pop("drawn") | told | {"half_way": half_way} | enough
 
