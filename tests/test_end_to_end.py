@@ -42,6 +42,16 @@ def test_every_row_is_there_and_finite(straight):
     assert straight[0]["loss"] != straight[1]["loss"]
 
 
+def test_the_power_average_is_what_is_validated(straight, stage, tmp_path):
+    """It trains as the other does, and its average is another."""
+    power = "--config.train.ema_decay=0.0", "--config.train.ema_std=0.1"
+    code, printed = commands.run(*flags(tmp_path, stage, *power))
+    assert code == 0, printed
+    for row, wanted in zip(commands.rows(tmp_path), straight, strict=True):
+        same = row == wanted
+        assert same if row["kind"] == "train" else not same
+
+
 def test_a_killed_run_goes_on_to_the_same_numbers(straight, stage, tmp_path):
     # Before the first checkpoint, while one is being written, and in between.
     killed_at = [("row", 2, 0), ("save", 6, 1), ("row", 11, 3)]

@@ -138,9 +138,18 @@ def test_scale_eta_seed_and_prompts_do_not_compile(model):
     for key, value in {"scale": 5.0, "eta": 1.0}.items():
         c = model.config.copy_and_resolve_references()
         c.sample[key] = value
-        other = draw(dataclasses.replace(model, config=c), 4, PROMPTS[::-1], seed=3)
-        assert np.abs(other - first).max() > 0.01
+        assert (
+            np.abs(draw(dataclasses.replace(model, config=c), 4) - first).max() > 0.01
+        )
+    draw(model, 4, PROMPTS[::-1], seed=3)
     assert traced["sample"] == 1
+
+
+def test_other_steps_and_samplers_give_other_pictures(config, workdir, five):
+    for key, value in {"steps": config.sample.steps + 1, "sampler": "ddpm"}.items():
+        c = config.copy_and_resolve_references()
+        c.sample[key] = value
+        assert np.abs(draw(generation.load(c, workdir), 4) - five).max() > 0.01
 
 
 def test_the_folder_holds_pictures_sheet_and_manifest(model, five, tmp_path):
