@@ -30,9 +30,13 @@ STAGE_PANELS = (  # runs, kind of row, field, title
 
 
 def series(run, kind, field):
-    """(steps, values) of one field of docs/metrics/RUN.jsonl."""
+    """(steps, values) of one field of docs/metrics/RUN.jsonl.
+
+    Its rows are those of a run's metrics.jsonl, or what evaluate printed of its steps.
+    """
     rows = metrics.read(HERE / "metrics" / f"{run}.jsonl")
-    rows = [row for row in rows if row["kind"] == kind and field in row]
+    rows = [row for row in rows if row.get("kind", row.get("task")) == kind]
+    rows = [row for row in rows if field in row]
     return [row["step"] for row in rows], [row[field] for row in rows]
 
 

@@ -267,6 +267,8 @@ def main(argv):
     result, rows = task(*named())
     if OUT.value:
         write_sheet(OUT.value, rows)
+    if STEP.value is not None:
+        result |= {"step": STEP.value}
     result |= {"seed": SEED.value, "seconds": time.perf_counter() - began}
     print(json.dumps({"task": TASK.value} | rounded(result)), flush=True)
 

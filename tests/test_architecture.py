@@ -73,6 +73,7 @@ MAY_IMPORT = {
     },
     "data": {"names", "paths", "data"},
     "demo": {"data"},
+    "demo.teach": {*KIT, "config", "data", "inputs", "system", "weights"},
     "applications": {*MATHS, "applications", "models", "system"},
 }
 
