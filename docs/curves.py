@@ -49,7 +49,7 @@ def finish(figure, axes, name):
 
 
 def embedded():
-    """The two runs that made the embedded weights."""
+    """The runs that made the embedded weights."""
     figure, axes = plt.subplots(1, len(PANELS), figsize=(19, 3.2))
     for axis, (run, kind, field, title, log) in zip(axes, PANELS, strict=True):
         axis.plot(*series(run, kind, field), marker="o" if kind != "train" else "")
