@@ -64,6 +64,7 @@ def main(argv):
         progress,
     )
     if jax.process_count() > 1:
+        cli.say(f"waiting for the shards of the other hosts in {OUT.value}")
         encoding.wait_for_all(OUT.value)
     there = told["pictures"] - told["written"] if jax.process_count() == 1 else 0
     cli.say(

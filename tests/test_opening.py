@@ -98,6 +98,15 @@ def test_a_zero_terminal_schedule_is_followed_and_written():
     assert ended.items() <= told.items() and told["timestep_spacing"] == "trailing"
 
 
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_a_unet_that_no_released_file_has_is_not_written(layout):
+    c = tiny_stable_diffusion.get_config("v1")
+    assert list(released.rows(c, layout))
+    c.unet.positions = True
+    with pytest.raises(ValueError, match="unet.positions"):
+        list(released.rows(c, layout))
+
+
 def single(made, path, **more):
     """The single file of `made` with more arrays in it."""
     rows = released.rows(made.config, "original")

@@ -119,6 +119,8 @@ def teach(encode, params, lessons, steps, seed=0):
 def main(folder, weights, out, steps=STEPS):
     params, saved, meta = own.load_weights(pathlib.Path(weights))
     config = config_lib.from_dict(saved)
+    if config.task != "latent_diffusion" or config.cond_stage.kind != "text":
+        raise ValueError(f"{weights} is no model with a text encoder of its own")
     condition = system.build(config).condition
 
     def encode(params, tokens):
@@ -133,4 +135,6 @@ def main(folder, weights, out, steps=STEPS):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (4, 5):
+        sys.exit(__doc__)
     main(*sys.argv[1:])

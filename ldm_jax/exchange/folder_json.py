@@ -28,7 +28,6 @@ def check(config):
     unet, stage = config.unet, config.first_stage
     plain = {
         "unet.scale_shift": (unet.scale_shift, False),
-        "unet.positions": (unet.positions, False),
         "unet.resblock_updown": (unet.resblock_updown, False),
         "unet.attention": (unet.attention, "transformer"),
         "first_stage.kind": (stage.kind, "kl"),
@@ -40,7 +39,7 @@ def check(config):
         if value != wanted:
             raise ValueError(
                 f"{key} is {value!r}: a diffusers folder is written for {wanted!r} "
-                "alone; --layout=original may do"
+                "alone; use --layout=original"
             )
     if is_xl(config) and config.cond_stage.inpaint:
         raise ValueError("SDXL in-painting has no diffusers folder here")

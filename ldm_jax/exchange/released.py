@@ -37,6 +37,9 @@ def is_linear(config):
 
 
 def unet_arch(config):
+    """The UNet's shape; ValueError for one that no released file has."""
+    if config.unet.positions:
+        raise ValueError("unet.positions: no released UNet knows where its pixels are")
     return system_lib.arch_of_unet(config)
 
 
@@ -46,8 +49,6 @@ def original(config):
         yield from _original_first_stage(config)
     if config.task != "latent_diffusion":
         return
-    if config.unet.positions:
-        raise ValueError("unet.positions: no released UNet knows where its pixels are")
     modules = names_compvis.unet(unet_arch(config), is_linear(config))
     yield Place("unet", SINGLE, "model.diffusion_model.", modules)
     yield from names.pick(ORIGINAL_CONDITIONS, config.cond_stage.kind)(config)
