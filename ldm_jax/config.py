@@ -80,6 +80,7 @@ def _train():
     return dict(
         steps=400_000,
         init="",  # a .safetensors by ldm_jax.convert or .export to start from
+        redrawn=(),  # path patterns; what is drawn anew, whatever that file holds
         trainable=("unet", "cond_stage"),  # path patterns; the rest is frozen
         accumulate=1,  # micro-batches per step; the batch is a multiple of it
         ema_decay=0.9999,  # warmed up as (1 + n) / (10 + n); 0: no such average

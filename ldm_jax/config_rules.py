@@ -116,6 +116,11 @@ def _train(c):
         f"train.ema_std {std} must be 0 or in [{NARROWEST}, {WIDEST}], as 0.1",
     )
     rules.require(
+        c.train.init or not c.train.redrawn,
+        f"train.redrawn {c.train.redrawn} does nothing without train.init: it must be "
+        "()",
+    )
+    rules.require(
         decay == 0 or std == 0,
         f"train.ema_decay {decay} and train.ema_std {std} are two kinds of average: "
         "one of them must be 0",

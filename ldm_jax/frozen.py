@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from ldm_jax import names, paths, trees
+from ldm_jax import paths, trees
 from ldm_jax import system as system_lib
 from ldm_jax.models import perceptual as perceptual_lib
 from ldm_jax.weights import cache, own
@@ -43,7 +43,8 @@ def perceptual(net):
 def start(config, system):
     """(trained, rest): what train.init holds, not read yet.
 
-    All but the first stage, or of a first stage just that, without its adversary.
+    All but the first stage, or of a first stage just that, without its adversary; of
+    either without what train.redrawn names.
     Trees of weights.tensors.Tensor; both are empty without a file. Raises
     FileNotFoundError or ValueError naming it and what does not fit.
     """
@@ -55,16 +56,15 @@ def start(config, system):
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     shapes = {k: tree for k, tree in shapes.items() if (k == "first_stage") == alone}
     held = trees.nested(own.narrowed(source.tensors, "float32"))
+    redrawn = config.train.redrawn
+    trees.check_patterns(shapes, redrawn, "train.redrawn")
+    (_, shapes), (_, held) = trees.split(shapes, redrawn), trees.split(held, redrawn)
     own.check_tree(held, shapes, f"train.init {path}")
     if alone:
         check_shape(config.first_stage, saved, f"train.init {path}")
-    if config.task == "latent_diffusion":
+    if config.task == "latent_diffusion" and "unet" in held:
         _check_origin(config, path, saved, meta)
-    patterns = config.train.trainable
-    if alone:  # the discriminator is not in the file
-        flat = trees.flatten(shapes)
-        patterns = [p for p in patterns if any(names.covers(p, path) for path in flat)]
-    return trees.split(held, patterns)
+    return trees.split(held, config.train.trainable)
 
 
 def _check_origin(config, path, saved, meta):

@@ -56,6 +56,7 @@ def initial_state(config, system):
 
 def state_of(config, system, params):
     """The TrainState before the first step on parameters of which a part is trained."""
+    trees.check_patterns(params, config.train.trainable, "train.trainable")
     trained, _ = trees.split(params, config.train.trainable)
     extra = system.init_extra(params)
     tx, _ = optimizer(config)

@@ -56,24 +56,26 @@ def _listed(title, items):
 
 
 def split(params, patterns):
-    """(trained, frozen) by path patterns, as `names.covers` says.
+    """(those that patterns cover, the others), as `names.covers` says."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    covered = {k for k in flat if any(names.covers(p, k) for p in patterns)}
+    return tuple(
+        traverse_util.unflatten_dict(
+            {k: v for k, v in flat.items() if (k in covered) == wanted}, sep="/"
+        )
+        for wanted in (True, False)
+    )
 
-    Raises ValueError for a pattern that matches nothing.
-    """
+
+def check_patterns(params, patterns, key):
+    """Raises ValueError for a pattern, of the knob `key`, that matches nothing."""
     flat = traverse_util.flatten_dict(params, sep="/")
     for pattern in patterns:
         if not any(names.covers(pattern, path) for path in flat):
             raise ValueError(
-                f"train.trainable {pattern!r} matches no parameter; the top level "
-                f"has {sorted(params)}"
+                f"{key} {pattern!r} matches no parameter; the top level has "
+                f"{sorted(params)}"
             )
-    trained = {k for k in flat if any(names.covers(p, k) for p in patterns)}
-    return tuple(
-        traverse_util.unflatten_dict(
-            {k: v for k, v in flat.items() if (k in trained) == wanted}, sep="/"
-        )
-        for wanted in (True, False)
-    )
 
 
 def merge(*trees):

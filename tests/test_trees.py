@@ -44,7 +44,7 @@ def test_patterns_cover_what_they_match_and_all_below(params, patterns, wanted):
 @pytest.mark.parametrize("pattern", ["une", "unet/up", "first_stage/bias", "canny"])
 def test_a_pattern_that_matches_nothing_is_named(params, pattern):
     with pytest.raises(ValueError) as caught:
-        trees.split(params, ("unet", pattern))
+        trees.check_patterns(params, ("unet", pattern), "train.trainable")
     words = str(caught.value)
     assert f"train.trainable '{pattern}' matches no parameter" in words
     assert "['first_stage', 'unet', 'unet_2']" in words
