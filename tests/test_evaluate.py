@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
+import tiny_autoencoder
 
-from ldm_jax import config, paths, system
+from ldm_jax import checkpoint, config, paths, runs, system
 from ldm_jax.weights import own
 
 
@@ -68,6 +69,25 @@ def test_features_are_one_line_of_figures(tmp_path):
     assert len(told["features_file"]) == len(told["weights"]) == 12
     with Image.open(tmp_path / "features.png") as image:
         assert np.asarray(image).std() > 0
+
+
+@pytest.mark.fetched
+def test_the_step_that_is_asked_for_is_judged_and_told(tmp_path):
+    c = tiny_autoencoder.get_config()
+    init = jax.jit(runs.initial_state(c, system.build(c)))
+    manager = checkpoint.open(tmp_path / "checkpoints")
+    for step in (5, 9):
+        state = init(jax.random.key(step))
+        checkpoint.save(manager, step, state, runs.about(c, step))
+    manager.close()
+    flags = ["--task=reconstruction", "--n=2", "--norival", f"--workdir={tmp_path}"]
+    flags += [f"--config={tiny_autoencoder.__file__}"]
+    newest, asked, same = (
+        json.loads(commands.said("ldm_jax.evaluate", *flags, *step))
+        for step in ([], ["--step=5"], ["--step=9"])
+    )
+    assert "step" not in newest and asked["step"] == 5 and same["step"] == 9
+    assert asked["psnr"] != newest["psnr"] == same["psnr"]
 
 
 def random_judge(path):
