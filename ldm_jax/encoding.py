@@ -12,7 +12,7 @@ import numpy as np
 from ldm_jax import config as config_lib
 from ldm_jax import first_stage, frozen, inputs, pictures, sharding
 from ldm_jax import system as system_lib
-from ldm_jax.data import latents, pipeline
+from ldm_jax.data import latents, pipeline, shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +127,10 @@ def padded(rows, batch_size):
 def missing(folder, about, host, hosts):
     """The shards that a host has to write; those that are there must be whole."""
     found = []
-    for shard in range(host, latents.shards(about), hosts):
+    for shard in range(host, latents.shard_count(about), hosts):
         path = latents.shard_path(folder, about, shard)
         if path.exists():
-            latents.check_shard(path, len(latents.rows(about, shard)))
+            shards.check(path, len(latents.rows(about, shard)))
         else:
             found.append(shard)
     return found
@@ -183,7 +183,9 @@ def wait_for_all(folder):
     of a folder that was there already are unequal.
     """
     about = latents.read_about(folder)
-    paths = [latents.shard_path(folder, about, i) for i in range(latents.shards(about))]
+    paths = [
+        latents.shard_path(folder, about, i) for i in range(latents.shard_count(about))
+    ]
     while not all(path.exists() for path in paths):
         time.sleep(1)
 
@@ -192,7 +194,7 @@ def write(stream, parts, counts, progress):
     """Fills the files of `parts`, {path: rows}, with the first `count` rows of each."""
     with progress(sum(counts)) as bar:
         for (path, rows), count in zip(parts.items(), counts, strict=True):
-            latents.write_shard(path, counted(stream, count, bar), count)
+            shards.write(path, counted(stream, count, bar), count)
             for _ in itertools.islice(stream, len(rows) - count):
                 pass  # the last batch was filled up
 

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from ldm_jax.data import latents, pipeline
+from ldm_jax.data import latents, pipeline, shards
 
 N = 11
 TOLD = dict(n=N, shard=4, dtype="float16", split="train", seed=0)
@@ -35,10 +35,10 @@ FIELDS = tuple(latents.field_of(name, x) for name, x in example(0).items())
 def filled(folder):
     """A whole folder of three shards: of 4, 4 and 3 records."""
     about = latents.begin(folder, TOLD, FIELDS)
-    for i in range(latents.shards(about)):
+    for i in range(latents.shard_count(about)):
         rows = latents.rows(about, i)
         records = (latents.pack(FIELDS, example(row)) for row in rows)
-        latents.write_shard(latents.shard_path(folder, about, i), records, len(rows))
+        shards.write(latents.shard_path(folder, about, i), records, len(rows))
     return folder
 
 
@@ -216,7 +216,7 @@ def test_a_flipped_byte_is_found_when_it_is_read(folder):
 
 def test_a_record_of_garbage_is_named(folder):
     good = latents.pack(FIELDS, example(0))
-    latents.write_shard(shard(folder), iter([good, good[:-1], b"", good * 2]), 4)
+    shards.write(shard(folder), iter([good, good[:-1], b"", good * 2]), 4)
     kept = latents.open_kept(folder, {})
     for i, words in ((5, "ends within 'seen'"), (6, "ends within"), (7, "goes on for")):
         with pytest.raises(ValueError, match=rf"record {i - 4} is damaged: it {words}"):
@@ -232,20 +232,20 @@ def test_only_whole_shards_are_left(folder, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        latents.write_shard(path, ends(), 2)
+        shards.write(path, ends(), 2)
     with pytest.raises(OSError, match="1 records of 2 were written"):
-        latents.write_shard(path, [b"one"], 2)
+        shards.write(path, [b"one"], 2)
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
     left = path.with_name(f".{path.name}.123")
     left.write_bytes(b"half")
-    latents.write_shard(path, [b"one"], 1)
+    shards.write(path, [b"one"], 1)
     assert path.exists() and not left.exists()
 
 
 def test_a_shard_that_cannot_be_written_is_named(tmp_path):
     path = tmp_path / "none" / "train-00000-of-00001.array_record"
     with pytest.raises(OSError, match="none/train-00000.* cannot be written"):
-        latents.write_shard(path, [b"one"], 1)
+        shards.write(path, [b"one"], 1)
 
 
 def test_a_data_set_that_has_changed_is_refused(folder):

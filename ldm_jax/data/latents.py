@@ -7,7 +7,6 @@ its UTF-8. Reading them executes nothing. What a text encoder that is not traine
 could be one more field.
 """
 
-from concurrent import futures
 import dataclasses
 import json
 import math
@@ -18,6 +17,8 @@ from typing import Any
 import uuid
 
 import numpy as np
+
+from ldm_jax.data import shards
 
 ABOUT = "latents.json"
 FORMAT = 1
@@ -30,8 +31,6 @@ DTYPES = {
         *("uint8", "uint16", "uint32", "uint64"),
     )
 }
-# A picture can be read alone, and noise does not get smaller by compression.
-WRITTEN = "group_size:1,uncompressed"
 # Of latents.json, and of what type they are; beside them the fields.
 KEYS = {
     **dict.fromkeys(("format", "n", "shard", "data.image_size", "seed"), int),
@@ -167,7 +166,7 @@ def _checked(about):
             raise ValueError(f"{key} is {about[key]!r}, it must be {kind.__name__}")
     if about["format"] != FORMAT:
         raise ValueError(f"its format is {about['format']}, known is {FORMAT}")
-    if about["n"] < 1 or about["shard"] < 1 or shards(about) > MAX_SHARDS:
+    if about["n"] < 1 or about["shard"] < 1 or shard_count(about) > MAX_SHARDS:
         raise ValueError(f"no 1 to {MAX_SHARDS} shards of {about['shard']} are it all")
     if about["split"] not in ("train", "heldout"):
         raise ValueError(f"split is {about['split']!r}")
@@ -198,7 +197,7 @@ def _check_same(folder, found, wanted):
             )
 
 
-def shards(about):
+def shard_count(about):
     """How many there are."""
     return -(-about["n"] // about["shard"])
 
@@ -210,68 +209,7 @@ def rows(about, shard):
 
 
 def shard_path(folder, about, shard):
-    name = f"{about['split']}-{shard:05}-of-{shards(about):05}.array_record"
-    return pathlib.Path(folder) / name
-
-
-def write_shard(path, records, count):
-    """Writes `count` records of bytes; the file appears whole or not at all.
-
-    What a process left that was killed while it wrote this file goes.
-    """
-    for old in path.parent.glob(f".{path.name}.*"):
-        old.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        writer = _told(path, _array_record().ArrayRecordWriter, str(temporary), WRITTEN)
-        for record in records:
-            _told(path, writer.write, record)
-        _told(path, writer.close)
-        found = _records(temporary)
-        if found != count:  # a full disk is not always told
-            raise OSError(
-                f"of {path} {found or 0} records of {count} were written: is the disk "
-                "full?"
-            )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _told(path, call, *arguments):
-    """call(*arguments) of a writer, whose errors are those of the file."""
-    try:
-        return call(*arguments)
-    except RuntimeError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-
-
-def _array_record():
-    # Not at the top: grain brings it, but not to Windows, where the rest works.
-    from array_record.python import array_record_module
-
-    return array_record_module
-
-
-def _records(path):
-    """How many records a shard has, None if it is damaged."""
-    reader = _array_record().ArrayRecordReader(str(path))
-    if not reader.ok():
-        return None
-    found = reader.num_records()
-    reader.close()  # of a damaged file it raises
-    return found
-
-
-def check_shard(path, count):
-    """Raises ValueError naming the file unless it is a whole shard of count records."""
-    found = _records(path)
-    if found != count:
-        what = "is cut off or damaged" if found is None else f"has {found} records"
-        raise ValueError(
-            f"{path} {what}, it should have {count}: delete it, and the command that "
-            "wrote it writes it anew"
-        )
+    return shards.path(folder, about["split"], shard, shard_count(about))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,23 +240,12 @@ def open_kept(folder, wanted):
     wanted: keys of latents.json and what they must be. Raises ValueError naming the key
     or the file, FileNotFoundError saying which shards are missing.
     """
-    from array_record.python import array_record_data_source
-
     folder = pathlib.Path(folder)
     about = read_about(folder)
     _check_same(folder, about, wanted)
-    paths = [shard_path(folder, about, i) for i in range(shards(about))]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} shards are missing in {folder}, the first "
-            f"is {missing[0].name}: {command(folder, about)} writes them"
-        )
+    paths = [shard_path(folder, about, i) for i in range(shard_count(about))]
     counts = [len(rows(about, i)) for i in range(len(paths))]
-    with futures.ThreadPoolExecutor(16) as pool:
-        list(pool.map(check_shard, paths, counts))
-    spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True)]
-    records = array_record_data_source.ArrayRecordDataSource(spans)
+    records = shards.opened(paths, counts, command(folder, about))
     return Kept(folder, about, records)
 
 
