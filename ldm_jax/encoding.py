@@ -183,9 +183,7 @@ def wait_for_all(folder):
     of a folder that was there already are unequal.
     """
     about = latents.read_about(folder)
-    paths = [
-        latents.shard_path(folder, about, i) for i in range(latents.shard_count(about))
-    ]
+    paths = latents.shard_paths(folder, about)
     while not all(path.exists() for path in paths):
         time.sleep(1)
 

@@ -212,6 +212,11 @@ def shard_path(folder, about, shard):
     return shards.path(folder, about["split"], shard, shard_count(about))
 
 
+def shard_paths(folder, about):
+    """All of them."""
+    return [shard_path(folder, about, i) for i in range(shard_count(about))]
+
+
 @dataclasses.dataclass(frozen=True)
 class Kept:
     """The examples of a folder, in the data set's order; picklable."""
@@ -243,7 +248,7 @@ def open_kept(folder, wanted):
     folder = pathlib.Path(folder)
     about = read_about(folder)
     _check_same(folder, about, wanted)
-    paths = [shard_path(folder, about, i) for i in range(shard_count(about))]
+    paths = shard_paths(folder, about)
     counts = [len(rows(about, i)) for i in range(len(paths))]
     records = shards.opened(paths, counts, command(folder, about))
     return Kept(folder, about, records)
