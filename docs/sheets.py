@@ -24,7 +24,7 @@ SHEETS = {  # name -> data set, split
 
 def asked(data, split, image_size):
     """The captions at places 0 to 63."""
-    source = datasets.DATASETS[data](split, SEED, image_size)
+    source = datasets.DRAWN[data](split, SEED, image_size)
     return tuple(source[i]["caption"] for i in range(COUNT))
 
 

@@ -9,16 +9,22 @@ import json
 
 import ml_collections
 
-from ldm_jax import config_rules
+from ldm_jax import config_rules, names
 
 
 def _data():
     return dict(
         name="",  # picture source, a key of data.datasets.DATASETS
+        path="",  # of "packed" and "tfds": their folder
+        crop="center",  # of their pictures, a key of data.transforms.CROPS
+        resize="bicubic",  # what follows it, a key of data.transforms.RESIZES
+        flip=False,  # half of them
         image_size=256,  # pixels, square
         batch_size=48,  # global: over all devices and hosts
         workers=0,  # grain processes that prepare examples; 0: threads only
         latents="",  # folder by ldm_jax.encode to train from, instead of pictures
+        degradation="pil_bicubic",  # to "low_res", a key of data.degrade.DEGRADATIONS
+        holes="",  # to in-paint, a key of data.masks.FREE; "": the data set's own
     )
 
 
@@ -229,6 +235,40 @@ def judge():
     c.unet.update(out_channels=282, attention="plain")
     c.train.update(trainable=("unet",))
     return c.lock()
+
+
+# LDM's first stages (Rombach et al., 2022, table 8): widths by level, last levels that
+# attend, latent channels, codes. Nine are as released; vq-f2 and vq-f32 were not: their
+# latents and codebooks are the paper's, and their widths go on as the others' do.
+STAGES = {
+    "kl-f4": ((1, 2, 4), 0, 3, 0),
+    "kl-f8": ((1, 2, 4, 4), 0, 4, 0),
+    "kl-f16": ((1, 1, 2, 2, 4), 1, 16, 0),
+    "kl-f32": ((1, 1, 2, 2, 4, 4), 2, 64, 0),
+    "vq-f2": ((1, 2), 0, 2, 2048),
+    "vq-f4": ((1, 2, 4), 0, 3, 8192),
+    "vq-f4-noattn": ((1, 2, 4), 0, 3, 8192),
+    "vq-f8": ((1, 2, 2, 4), 1, 4, 16_384),
+    "vq-f8-n256": ((1, 2, 2, 4), 1, 4, 256),
+    "vq-f16": ((1, 1, 2, 2, 4), 1, 8, 16_384),
+    "vq-f32": ((1, 1, 2, 2, 4, 4), 2, 32, 16_384),
+}
+
+
+def stage(name):
+    """Knobs of the section first_stage: a key of STAGES, or "f1", which are pixels."""
+    if name == "f1":
+        return dict(kind="identity", mult=(1,), attention=(0,))
+    mult, attends, width, codes = names.pick(STAGES, name)
+    return dict(
+        kind="vq" if codes else "kl",
+        mult=mult,
+        attention=(0,) * (len(mult) - attends) + (1,) * attends,
+        mid_attention=name != "vq-f4-noattn",
+        z_channels=width,
+        embed_channels=width,
+        codes=codes,
+    )
 
 
 BASES = {

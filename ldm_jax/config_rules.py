@@ -106,6 +106,26 @@ def _data(c):
         f"data.latents {c.data.latents!r} does nothing where task is {c.task!r}, which "
         "learns from pictures: it must be ''",
     )
+    _read(c.data)
+
+
+READ = ("packed", "tfds")  # data sets of pictures in files: data.datasets.READ
+OF_READ = {"path": "", "crop": "center", "resize": "bicubic", "flip": False}
+
+
+def _read(data):
+    """What is of pictures that are read must not look as if it did something else."""
+    for key, off in OF_READ.items():
+        rules.require(
+            data.name in READ or data[key] == off,
+            f"data.{key} {data[key]!r} does nothing where data.name is {data.name!r}, "
+            f"only where it is {' or '.join(READ)}: it must be {off!r}",
+        )
+    rules.require(
+        data.name not in READ or not data.latents,
+        f"data.latents {data.latents!r} is of data sets that are drawn, data.name is "
+        f"{data.name!r}: it must be ''",
+    )
 
 
 def _train(c):

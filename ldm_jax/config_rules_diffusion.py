@@ -1,5 +1,7 @@
 """The rules of latent diffusion: UNet, conditioning, schedule and sampling."""
 
+import math
+
 from ldm_jax import rules
 
 # Knobs of cond_stage: the kinds that read them, and what they must be elsewhere.
@@ -7,9 +9,10 @@ READ_BY = {
     **dict.fromkeys(("encoders", "skip", "final_norm", "micro"), (("clip",), ())),
     "cleaning": (("clip",), "nfc"),
     "pooled": (("text", "clip"), False),
-    "classes": (("label", "segmentation"), 0),
+    "classes": (("label", "segmentation", "layout"), 0),
     "stages": (("segmentation", "low_res"), 0),
 }
+DEGRADATION = "pil_bicubic"  # data.degradation where no picture is degraded
 # Of what the tuples are that are empty in the base.
 ELEMENTS = {"encoders": str, "skip": int, "final_norm": bool, "micro": str}
 
@@ -119,15 +122,49 @@ def diffusion(c):
     _read(cond)
     if cond.kind == "clip":
         _encoders(cond)
+    if cond.kind == "layout":
+        _layout(cond)
     if c.data.latents:
         _kept(c)
     _heard(c)
+    _made(c)
     for key, sampler in (("eta", "ddim"), ("posterior", "ddpm")):
         rules.require(
             c.sample[key] == 0 or c.sample.sampler == sampler,
             f"sample.{key} {c.sample[key]} is of the sampler {sampler!r}, "
             f"sample.sampler is {c.sample.sampler!r}: it must be 0",
         )
+
+
+def _layout(cond):
+    """Rules of cond_stage.kind 'layout': its tokens are numbers below vocab."""
+    side = math.isqrt(cond.vocab)
+    rules.require(
+        0 < cond.classes < cond.vocab and 1 < side < side * side < cond.vocab,
+        f"cond_stage.classes {cond.classes} must be above 0 and below cond_stage.vocab "
+        f"{cond.vocab}, which must be 5 or more and no square: its last number is "
+        "'unused'",
+    )
+    rules.require(
+        cond.length % 3 == 2 and cond.length > 2,
+        f"cond_stage.length {cond.length} must be 3 for each object and 2 for the "
+        "crop, as 92",
+    )
+
+
+def _made(c):
+    """What is made of a picture for a condition that does not read it."""
+    data, cond = c.data, c.cond_stage
+    rules.require(
+        cond.kind == "low_res" or data.degradation == DEGRADATION,
+        f"data.degradation {data.degradation!r} does nothing where cond_stage.kind is "
+        f"{cond.kind!r}: it must be {DEGRADATION!r}",
+    )
+    rules.require(
+        cond.inpaint or not data.holes,
+        f"data.holes {data.holes!r} does nothing where cond_stage.inpaint is '': it "
+        "must be ''",
+    )
 
 
 def _kept(c):
@@ -187,7 +224,7 @@ def _heard(c):
         f"unet.depths {unet.depths} and unet.mid_depth {unet.mid_depth} must be 0 or 1 "
         "where unet.attention is 'plain'",
     )
-    told = cond.kind in ("text", "clip", "label")
+    told = cond.kind in ("text", "clip", "label", "layout")
     rules.require(
         not told or cond.pooled or not (plain or max(depths) == 0),
         f"cond_stage.kind {cond.kind!r} is not heard: it needs unet.attention "

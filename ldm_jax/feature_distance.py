@@ -24,7 +24,7 @@ HELD_OUT = ("emoji_scenes",)
 
 def split_of(dataset, split=None):
     """The split to take captions and pictures from: a data set's own unless named."""
-    names.pick(datasets.DATASETS, dataset)
+    names.pick(datasets.DRAWN, dataset)
     return split or ("heldout" if dataset in HELD_OUT else "train")
 
 
@@ -50,7 +50,7 @@ def evaluate(model, dataset, split, count, seed, batch_size, progress):
     makes a bar.
     """
     critic = reconstruction.judge("vgg16", model.mesh)
-    make = names.pick(datasets.DATASETS, dataset)
+    make = names.pick(datasets.DRAWN, dataset)
     source = make(split, model.config.seed, model.config.data.image_size)
     with progress(6 * count) as bar:
         texts, real = examples(source, 0, count)

@@ -9,7 +9,17 @@ import ml_collections
 import numpy as np
 
 from ldm_jax import frozen, names, paths
-from ldm_jax.data import clip_tokenize, datasets, latents, pipeline, tokenize
+from ldm_jax.data import (
+    clip_tokenize,
+    datasets,
+    latents,
+    layout,
+    masks,
+    pipeline,
+    tokenize,
+    transforms,
+)
+from ldm_jax.data import degrade as degradations
 
 
 @functools.cache
@@ -68,21 +78,6 @@ def _training_words(section):
     return words(section, SPOKEN[section.kind])
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepare:
-    """One example as the model is given it; picklable, for worker processes."""
-
-    section: object  # a frozen cond_stage; None where no caption is wanted
-    image_size: int = 0
-
-    def __call__(self, example):
-        if self.section is None:
-            return example
-        tokens = _training_words(self.section)([example["caption"]])[0]
-        micro = sizes(self.section.micro, self.image_size)
-        return {**example, "tokens": tokens, "micro": micro}
-
-
 # What SDXL is told of a whole, uncut picture; the score is its refiner's default.
 AESTHETIC = 6.0
 
@@ -98,24 +93,120 @@ def sizes(micro, image_size, aesthetic=AESTHETIC):
     return np.array([x for name in micro for x in told[name]], np.float32)
 
 
-def prepare(config):
+def _spoken(config, example, rng):
+    tokens = _training_words(config.cond_stage)([example["caption"]])[0]
+    micro = sizes(config.cond_stage.micro, config.data.image_size)
+    return {"tokens": tokens, "micro": micro}
+
+
+def _laid_out(config, example, rng):
+    cond = config.cond_stage
+    seen = {key: example[key] for key in ("flags", "crop", "flip") if key in example}
+    tokens = layout.tokens(
+        *(example["classes"], example["boxes"]),
+        count=cond.classes,
+        vocab=cond.vocab,
+        objects=(cond.length - 2) // 3,
+        rng=rng,
+        **seen,
+    )
+    return {"tokens": tokens}
+
+
+def _degraded(config, example, rng):
+    degrade = degradations.DEGRADATIONS[config.data.degradation]
+    return {"low_res": degrade(example["image"], rng, 2**config.cond_stage.stages)}
+
+
+def _labelled(config, example, rng):
+    """With guidance the last number is the null's, and no label of an example."""
+    label, cond = int(example["label"]), config.cond_stage
+    guided = cond.drop > 0 or config.sample.scale != 1
+    last = cond.classes - 1 - guided
+    if not 0 <= label <= last:
+        raise ValueError(
+            f"an example has the label {label}, cond_stage.classes {cond.classes} has "
+            f"room for 0 to {last}{' and the null' if guided else ''}"
+        )
+    return {}
+
+
+def _mapped(config, example, rng):
+    found, classes = example["segmentation"], config.cond_stage.classes
+    if found.min() < 0 or found.max() >= classes:
+        raise ValueError(
+            f"an example's map has numbers from {found.min()} to {found.max()}, "
+            f"cond_stage.classes {classes} has room for 0 to {classes - 1}"
+        )
+    return {"segmentation": found.astype(np.uint8)}
+
+
+# What each kind of cond_stage is told beside the picture: (config, example, rng) ->
+# what joins the example.
+TOLD = {
+    "none": lambda config, example, rng: {},
+    "text": _spoken,
+    "clip": _spoken,
+    "layout": _laid_out,
+    "low_res": _degraded,
+    "label": _labelled,
+    "segmentation": _mapped,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """(example, rng) -> the example as the model is given it; picklable, for workers.
+
+    config: a frozen one of latent diffusion, or None: then it stays as it is.
+    """
+
+    config: object
+    geometry: object = None  # of pictures that are read, as those come in any size
+
+    def __call__(self, example, rng=None):
+        if self.geometry is not None:
+            example = self.geometry(example, rng)
+        if self.config is None:
+            return example
+        told = TOLD[self.config.cond_stage.kind](self.config, example, rng)
+        kind, size = self.config.data.holes, self.config.data.image_size
+        if kind:
+            told["mask"] = masks.free(rng, size, kind)
+        return {**example, **told}
+
+
+def prepare(config, split="train"):
     """The transform of a config's examples."""
-    if config.task != "latent_diffusion" or config.cond_stage.kind not in SPOKEN:
-        return Prepare(None)
-    section = ml_collections.FrozenConfigDict(config.cond_stage)
-    _training_words(section)
-    return Prepare(section, config.data.image_size)
+    data, geometry = config.data, None
+    if data.name in datasets.READ:
+        names.pick(transforms.CROPS, data.crop)
+        names.pick(transforms.RESIZES, data.resize)
+        told = data.image_size, data.crop, data.resize, data.flip
+        geometry = transforms.Geometry(*told)
+        geometry = geometry if split == "train" else geometry.steady()
+    if config.task != "latent_diffusion":
+        return Prepare(None, geometry)
+    names.pick(degradations.DEGRADATIONS, data.degradation)
+    if data.holes:
+        names.pick(masks.FREE, data.holes)
+    if config.cond_stage.kind in SPOKEN:
+        _training_words(config.cond_stage)
+    return Prepare(ml_collections.FrozenConfigDict(config), geometry)
 
 
 def source(config, split):
     """The examples of a config's data set: random access, deterministic.
 
-    With data.latents those of training have what was kept of their latents in place of
-    pictures, and are walked over again and again, each time in another order.
+    Those that are read, and with data.latents those of training, which have what was
+    kept of their latents in place of pictures, are walked over again and again, each
+    time in another order.
     """
     drawn = drawn_source(config, split)
     if split != "train" or not config.data.latents:
-        return drawn
+        if config.data.name in datasets.DRAWN:
+            return drawn
+        return pipeline.shuffled(drawn, config.seed)
     folder = paths.resolve(config.data.latents)
     kept = latents.open_kept(folder, made_from(config, split))
     latents.check_examples(kept, drawn)
@@ -123,8 +214,15 @@ def source(config, split):
 
 
 def drawn_source(config, split):
-    """`source` of the pictures themselves, data.latents or not."""
-    make = names.pick(datasets.DATASETS, config.data.name)
+    """`source` of the pictures themselves, data.latents or not; may have an end."""
+    names.pick(datasets.DATASETS, config.data.name)
+    if config.data.name in datasets.READ:
+        if not config.data.path:
+            raise ValueError(
+                f"data.path is empty: name the folder of data.name {config.data.name!r}"
+            )
+        return datasets.READ[config.data.name](paths.resolve(config.data.path), split)
+    make = datasets.DRAWN[config.data.name]
     return make(split, config.seed, config.data.image_size)
 
 
@@ -145,7 +243,7 @@ def check(config):
     """Raises in words what `batches` would: an unknown data set or vocabulary."""
     names.pick(datasets.DATASETS, config.data.name)
     prepare(config)
-    if config.data.latents:
+    if config.data.latents or config.data.name in datasets.READ:
         source(config, "train")
 
 
@@ -155,11 +253,12 @@ def batches(config, keys, split="train", start=0):
         pipeline.batches(
             source(config, split),
             keys,
-            prepare(config),
+            prepare(config, split),
             config.data.batch_size,
             start,
             jax.process_index(),
             jax.process_count(),
             config.data.workers,
+            config.seed,
         )
     )

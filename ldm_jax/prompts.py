@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from ldm_jax import inputs
+from ldm_jax import class_names, inputs
 
 NEGATIVE_AESTHETIC = 2.5  # what SDXL's refiner is told to stay away from
 
@@ -12,10 +12,14 @@ NEGATIVE_AESTHETIC = 2.5  # what SDXL's refiner is told to stay away from
 def arrays(model, prompts, negative="", warn=print):
     """{name: [n, ...]} of n prompts; unknown words and cut ends are told by `warn`.
 
+    The prompts of a model of classes are their names or numbers.
     negative: what guidance leads away from, "" for the model's null. Names are the
     same whatever the prompts are, so that another prompt compiles nothing.
     """
     section = model.config.cond_stage
+    if section.kind == "label":
+        numbers = [class_names.number(model.config, said) for said in prompts]
+        return {"label": np.array(numbers, np.int32)}
     if section.kind not in inputs.SPOKEN:
         raise ValueError(
             f"this model's condition is {section.kind!r}: it takes no prompts"

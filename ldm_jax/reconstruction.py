@@ -303,7 +303,7 @@ def codebook(counts):
 
 def held_out(config, dataset):
     """A data set's held-out split, in pictures of the config's size."""
-    make = names.pick(datasets.DATASETS, dataset)
+    make = names.pick(datasets.DRAWN, dataset)
     return make("heldout", config.seed, config.data.image_size)
 
 

@@ -16,6 +16,13 @@ Writes 00000.png, 00001.png, ... (prompt after prompt, --n of each), grid.png an
 manifest.jsonl into DIR. The same seed gives the same pictures, whatever the batch
 size and the number of devices.
 
+Models of the other tasks are told what to draw by --label (class), --layout (boxes),
+--segmentation (semantic map), --image (super-resolution), --image and --mask
+(in-painting):
+
+  python -m ldm_jax.sample --config=configs/demo_layout_to_image.py \\
+      --workdir=runs/layout --layout=layout.json --n=8
+
 Prompts as you type them, by any of these weights; /help there lists the settings:
 
   python -m ldm_jax.sample --interactive --n=4 --out=DIR
@@ -38,10 +45,11 @@ import jax
 
 from ldm_jax import (
     album,
+    class_names,
     cli,
     embeddings,
     generation,
-    holes,
+    given,
     inputs,
     interactive,
     knobs,
@@ -68,8 +76,18 @@ EMBEDDING = flags.DEFINE_multi_string(
 )
 PROMPT = flags.DEFINE_multi_string("prompt", [], "What to draw; may be repeated.")
 NEGATIVE = flags.DEFINE_string("negative_prompt", "", "What to stay away from.")
+LABEL = flags.DEFINE_multi_string(
+    "label", [], "Class models: a name or number; may be repeated."
+)
+LAYOUT = flags.DEFINE_string("layout", None, "Layout models: a JSON file of boxes.")
+SEGMENTATION = flags.DEFINE_string(
+    "segmentation", None, "Semantic models: a picture whose numbers are the classes."
+)
 IMAGE = flags.DEFINE_string(
-    "image", None, "In-painting: the picture to change; its middle square is used."
+    "image",
+    None,
+    "In-painting: the picture to change; super-resolution: the one to enlarge. Its "
+    "middle square is used.",
 )
 MASK = flags.DEFINE_string(
     "mask", None, "In-painting: a picture of that size; what is white is painted anew."
@@ -158,24 +176,43 @@ def check(config):
     """Raises ValueError where the flags ask for what a config's model does not do."""
     kind = config.cond_stage.kind
     knobs.of(config)  # of a grid that has such steps
-    if kind not in ("none", *inputs.SPOKEN):
-        raise ValueError(
-            f"cond_stage.kind {kind!r} cannot be sampled from the command line yet"
-        )
-    asked = PROMPT.value or INTERACTIVE.value
-    if kind == "none" and (asked or NEGATIVE.value):
-        raise ValueError("this model has no condition: it takes no prompts")
-    if kind != "none" and not asked:
+    spoken, labelled = kind in inputs.SPOKEN, kind == "label"
+    if not spoken and (PROMPT.value or NEGATIVE.value):
+        raise ValueError("this model's condition is no text: it takes no prompts")
+    if not labelled and LABEL.value:
+        raise ValueError("--label is of class-to-image models; this model is none")
+    if INTERACTIVE.value and not (spoken or labelled):
+        raise ValueError("--interactive is of models of texts or classes")
+    if spoken and not (PROMPT.value or INTERACTIVE.value):
         raise ValueError('say what to draw: --prompt="a fox on a teal background"')
+    if labelled and not (LABEL.value or INTERACTIVE.value):
+        raise ValueError(f"say what to draw: --label={class_names.of(config)[0]}")
+    for label in LABEL.value:
+        class_names.number(config, label)
     if NEGATIVE.value and config.sample.scale == 1:
         raise ValueError("--negative_prompt does nothing where --scale is 1")
-    holes.read(config, IMAGE.value, MASK.value)
+    given.read(config, files())
+
+
+def files():
+    """{what a model is given beside a prompt: its file, or None}."""
+    return {
+        "image": IMAGE.value,
+        "mask": MASK.value,
+        "layout": LAYOUT.value,
+        "segmentation": SEGMENTATION.value,
+    }
+
+
+def asked():
+    """What --prompt or --label says."""
+    return tuple(PROMPT.value or LABEL.value)
 
 
 def talk(model, wanted, batch_size):
     """--interactive: what --prompt says is as if it was typed first."""
     session = interactive.Session(model, wanted, batch_size, OUT.value)
-    lines = itertools.chain(PROMPT.value, interactive.typed())
+    lines = itertools.chain(asked(), interactive.typed())
     interactive.run(session, lines, functools.partial(print, flush=True))
 
 
@@ -184,12 +221,12 @@ def main(argv):
     began = time.perf_counter()
     model = embeddings.added(load(), EMBEDDING.value)
     wanted = album.Wanted(
-        prompts=() if INTERACTIVE.value else tuple(PROMPT.value),
+        prompts=() if INTERACTIVE.value else asked(),
         n=N.value,
         seed=SEED.value,
         index=INDEX.value,
         negative=NEGATIVE.value,
-        given=holes.read(model.config, IMAGE.value, MASK.value),
+        given=given.read(model.config, files()),
     )
     at_once = min(BATCH_SIZE.value, len(wanted.texts()))
     batch_size = sharding.whole_batch(at_once, jax.device_count())

@@ -191,7 +191,7 @@ def evaluate(model, judge, count, seed, batch_size, progress):
     progress(total) makes a bar.
     """
     config = model.config
-    training = datasets.DATASETS[DATASET]("train", config.seed, config.data.image_size)
+    training = datasets.DRAWN[DATASET]("train", config.seed, config.data.image_size)
     source = reconstruction.held_out(config, DATASET)
     with progress(CALIBRATION + 5 * count) as bar:
         # First, as it also says whether the judge takes pictures of this size.

@@ -264,7 +264,12 @@ def _latent_diffusion(config):
             guided = denoise_lib.with_cfg(denoise, knobs["scale"], null)
         z_T = samplers.initial_noise(keys, latent)
         z_0 = sampler(guided, params, keys, z_T, cond, knobs["grid"], knobs)
-        return stage["decode"](params, z_0)
+        x = stage["decode"](params, z_0)
+        if not config.cond_stage.inpaint:
+            return x
+        # What is not in the hole is known, and better than any first stage draws it.
+        hole = batch["mask"][..., None] > 0
+        return jnp.where(hole, x, pictures.to_float(batch["image"]))
 
     return System(
         init=init,

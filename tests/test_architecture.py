@@ -11,15 +11,15 @@ FILES = sorted([*ROOT.glob("ldm_jax/**/*.py"), *ROOT.glob("configs/**/*.py")])
 # Commands may import everything of ours but each other, and nothing imports them.
 COMMANDS = {
     *("train", "sample", "evaluate", "plan"),
-    *("convert", "encode", "export", "fetch", "inspect_data", "reconstruct"),
+    *("convert", "encode", "export", "fetch", "inspect_data", "pack", "reconstruct"),
 }
 # What the commands share: it joins all other parts, and only they import it.
 TOOLS = {
     *("cli", "inputs", "knobs", "runs", "generation"),
-    *("album", "encoding", "exporting", "inspection"),
+    *("album", "encoding", "exporting", "inspection", "packing"),
     *("validation", "reconstruction", "fidelity"),
     *("scene_fidelity", "feature_distance", "judging"),
-    *("prompts", "holes", "embeddings", "interactive"),
+    *("prompts", "given", "embeddings", "interactive", "class_names"),
 }
 
 # What each module or package of ldm_jax may import of ldm_jax, "" being everything;

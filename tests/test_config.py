@@ -169,7 +169,18 @@ BROKEN = {
     "cond_stage.cleaning 'ftfy' does nothing where cond_stage.kind is 'text', only "
     "where it is 'clip': it must be 'nfc'": {"cond_stage": dict(cleaning="ftfy")},
     "cond_stage.classes 9 does nothing where cond_stage.kind is 'text', only where it "
-    "is 'label' or 'segmentation': it must be 0": {"cond_stage": dict(classes=9)},
+    "is 'label' or 'segmentation' or 'layout': it must be 0": {
+        "cond_stage": dict(classes=9)
+    },
+    "cond_stage.classes 0 must be above 0 and below cond_stage.vocab 8192": {
+        "cond_stage": dict(kind="layout", vocab=8192, length=92),
+    },
+    "cond_stage.vocab 100, which must be 5 or more and no square": {
+        "cond_stage": dict(kind="layout", vocab=100, length=92, classes=9),
+    },
+    "cond_stage.length 78 must be 3 for each object and 2 for the crop": {
+        "cond_stage": dict(kind="layout", vocab=8192, length=78, classes=9),
+    },
     "cond_stage.stages 1 does nothing where cond_stage.kind is 'label', only where it "
     "is 'segmentation' or 'low_res'": {
         "cond_stage": dict(kind="label", classes=9, stages=1),

@@ -62,7 +62,7 @@ def test_the_task_from_a_model_to_figures(eye):
     assert told["split"] == "train" and "relu5_3" in told["features"]
     assert 0 < told["floor"] < told["fd"] and told["ceiling"] > 0
     assert rows.shape == (6, 2, SIZE, SIZE, 3) and rows.dtype == np.uint8
-    source = datasets.DATASETS["emoji_singles"]("train", 0, SIZE)
+    source = datasets.DRAWN["emoji_singles"]("train", 0, SIZE)
     real = [source[labels.UNSEEN + i]["image"] for i in range(12)]
     np.testing.assert_array_equal(rows[:, 1], real[:6])
     # The others come first, in batches of four; then the samples and the real ones.
@@ -72,7 +72,7 @@ def test_the_task_from_a_model_to_figures(eye):
 
 
 def test_pictures_of_the_other_half_would_be_at_no_distance(eye, monkeypatch):
-    source = datasets.DATASETS["emoji_singles"]("train", 0, SIZE)
+    source = datasets.DRAWN["emoji_singles"]("train", 0, SIZE)
     real = [source[labels.UNSEEN + i]["image"] for i in range(12)]
     monkeypatch.setattr(fidelity, "draw", lambda *_: np.stack(real[6:]))
     told, _, _ = evaluate("emoji_singles", "train", 6)
@@ -80,7 +80,7 @@ def test_pictures_of_the_other_half_would_be_at_no_distance(eye, monkeypatch):
 
 
 def test_each_data_set_has_a_split_of_its_own():
-    assert set(feature_distance.HELD_OUT) <= set(datasets.DATASETS)
+    assert set(feature_distance.HELD_OUT) <= set(datasets.DRAWN)
     assert feature_distance.split_of("emoji_lessons") == "train"
     assert feature_distance.split_of("emoji_singles") == "train"
     assert feature_distance.split_of("emoji_scenes") == "heldout"

@@ -10,7 +10,7 @@ import pytest
 import tiny_stable_diffusion
 
 from ldm_jax import config as config_lib
-from ldm_jax import holes, system
+from ldm_jax import given, knobs, pictures, system
 from ldm_jax.models import autoencoder, layers
 
 
@@ -33,9 +33,14 @@ def files(tmp_path):
     return *found, shown, grays
 
 
+def read(c, image, mask):
+    files = {"image": image, "mask": mask, "layout": None, "segmentation": None}
+    return given.read(c, files)
+
+
 def test_files_are_read_and_gray_is_told_apart(c, files):
     image, mask, shown, grays = files
-    found = holes.read(c, image, mask)
+    found = read(c, image, mask)
     assert set(found) == {"image", "mask"}
     np.testing.assert_array_equal(found["image"], shown)
     np.testing.assert_array_equal(found["mask"], grays > 127)
@@ -52,7 +57,7 @@ def test_the_middle_square_is_taken_and_resized(c, tmp_path):
     hole = np.zeros((32, 64))
     hole[:16] = 255
     mask = save(tmp_path / "hole.png", hole)
-    found = holes.read(c, image, mask)
+    found = read(c, image, mask)
     np.testing.assert_array_equal(found["image"][:, 0], [[200, 0, 0]] * 16)
     np.testing.assert_array_equal(found["image"][:, -1], [[0, 100, 0]] * 16)
     np.testing.assert_array_equal(found["mask"][:8], np.ones((8, 16)))
@@ -62,31 +67,31 @@ def test_the_middle_square_is_taken_and_resized(c, tmp_path):
 def test_another_size_than_the_mask_is_refused(c, files, tmp_path):
     high = save(tmp_path / "high.png", np.zeros((64, 32)))
     with pytest.raises(ValueError, match="high.png is .32, 64.: they must have one"):
-        holes.read(c, files[0], high)
+        read(c, files[0], high)
 
 
 def test_a_picture_of_another_kind_is_turned_into_rgb(c, files, tmp_path):
     mask, grays = files[1], files[3]
     Image.fromarray(np.uint8(grays)).convert("P").save(tmp_path / "palette.gif")
-    found = holes.read(c, tmp_path / "palette.gif", mask)["image"]
+    found = read(c, tmp_path / "palette.gif", mask)["image"]
     np.testing.assert_array_equal(found, np.stack([grays] * 3, -1))
 
 
 def test_what_is_missing_or_not_wanted_is_told(c, files, tmp_path):
     image, mask, *_ = files
-    for given in ((None, None), (image, None), (None, mask)):
+    for named in ((None, None), (image, None), (None, mask)):
         with pytest.raises(ValueError, match="name --image=FILE and --mask=FILE"):
-            holes.read(c, *given)
+            read(c, *named)
     plain = tiny_stable_diffusion.get_config("v1")
-    assert holes.read(plain, None, None) == {}
-    for given in ((image, None), (None, mask)):
-        with pytest.raises(ValueError, match="this model does none"):
-            holes.read(plain, *given)
+    assert read(plain, None, None) == {}
+    for named in ((image, None), (None, mask)):
+        with pytest.raises(ValueError, match="for in-painting.*; this model is none"):
+            read(plain, *named)
     (tmp_path / "no.png").write_text("no picture")
     with pytest.raises(OSError, match=r"no.png is no picture"):
-        holes.read(c, tmp_path / "no.png", mask)
+        read(c, tmp_path / "no.png", mask)
     with pytest.raises(FileNotFoundError, match=r"none.png"):
-        holes.read(c, tmp_path / "none.png", mask)
+        read(c, tmp_path / "none.png", mask)
 
 
 class Squares(nn.Module):
@@ -200,3 +205,19 @@ def test_planes_of_two_kinds_are_refused():
     c.cond_stage.inpaint = "sdd"
     with pytest.raises(ValueError, match="'sdd' must be 'ldm', 'sd' or ''"):
         config_lib.check(c)
+
+
+@pytest.mark.parametrize("inpaint", ["sd", "ldm"])
+def test_what_lies_around_the_hole_stays_as_it_was(squares, inpaint):
+    image, mask = masked()
+    c = of_kind(inpaint)
+    built = system.build(c)
+    params = helpers.random_params(jax.eval_shape(built.init, jax.random.key(0)))
+    params["first_stage"] = {"unit": jnp.ones(())}
+    batch = {name: jnp.zeros(x.shape, x.dtype) for name, x in built.batch.items()}
+    batch = {name: x[:2] for name, x in batch.items()} | {"image": image, "mask": mask}
+    keys = jax.random.split(jax.random.key(1), 2)
+    x = jax.jit(built.sample)(params, keys, batch, knobs.of(c))
+    around = mask == 0
+    np.testing.assert_array_equal(pictures.to_uint8(x)[around], image[around])
+    assert np.abs(x - (image / 127.5 - 1))[~around].mean() > 0.1

@@ -168,7 +168,7 @@ def test_the_judge_that_ships_names_what_is_there():
     judge = judging.load()
     assert paths.resolve(judging.EMBEDDED).stat().st_size < 1e6
     size = judge.config.data.image_size
-    scenes = datasets.DATASETS["emoji_scenes"]("heldout", 1, size)
+    scenes = datasets.DRAWN["emoji_scenes"]("heldout", 1, size)
     examples = [scenes[i] for i in range(16)]
     images = np.stack([example["image"] for example in examples])
     found = judging.see(judge, images, batch_size=16)

@@ -1,118 +1,126 @@
 """Sizes of the released networks, from shapes alone: nothing is allocated."""
 
+import json
+
+import commands
 import helpers
 import jax
 import jax.numpy as jnp
 import pytest
 import released_configs
 
-from ldm_jax import system
-from ldm_jax.models import discriminator, text, unet
+from ldm_jax import plan, system
+from ldm_jax.models import discriminator, text
 
-BASE = dict(
-    out_channels=3,
-    channels=224,
-    mult=(1, 2, 3, 4),
-    blocks=2,
-    depths=(0, 1, 1, 1),
-    mid_depth=1,
-    attention="plain",
-    positions=False,
-    heads=0,
-    head_channels=32,
-    scale_shift=False,
-    resblock_updown=False,
-    dropout=0.0,
-    groups=32,
-    remat=False,
-    dtype="float32",
-)
-EIGHT = dict(heads=8, head_channels=0)
-TOLD = dict(attention="transformer")
-CLASSES = dict(channels=192, mult=(1, 2, 3, 5), **TOLD)
-SD = dict(out_channels=4, channels=320, mult=(1, 2, 4, 4), depths=(1, 1, 1, 0), **TOLD)
-
-# Released model -> (changes to BASE, input channels, width of the context and of
-# the vector, parameters). Rounded where only the millions are published.
+M = 1e6
+# Released UNet -> its file and variant in configs/, and its parameters. Rounded where
+# only the millions are published.
 UNETS = {
-    "celeba256": (dict(), 3, 0, 0, 274_056_163),
-    "lsun_churches256": (
-        dict(
-            out_channels=4,
-            channels=192,
-            mult=(1, 2, 2, 4, 4),
-            depths=(1, 1, 1, 1, 0),
-            scale_shift=True,
-            resblock_updown=True,
-            **EIGHT,
-        ),
-        4,
-        0,
-        0,
-        294.97,
-    ),
-    "cin256-v2": ({**CLASSES, "heads": 1, "head_channels": 0}, 3, 512, 0, 400.92),
-    "text2img256": (CLASSES, 3, 640, 0, 403.62),
-    "txt2img-1p4B": ({**SD, **EIGHT}, 4, 1280, 0, 872.30),
-    "layout2img-openimages256": (
-        dict(channels=128, depths=(0, 3, 3, 3), mid_depth=3, **TOLD),
-        3,
-        512,
-        0,
-        246.28,
-    ),
-    "semantic_synthesis256": (
-        dict(channels=128, mult=(1, 4, 8), depths=(0, 0, 0), **EIGHT),
-        6,
-        0,
-        0,
-        215.23,
-    ),
-    "inpainting_big": (
-        dict(channels=256, resblock_updown=True, **EIGHT),
-        7,
-        0,
-        0,
-        387.25,
-    ),
-    "bsr_sr": (
-        dict(channels=160, mult=(1, 2, 2, 4), depths=(0, 0, 0, 1)),
-        6,
-        0,
-        0,
-        113.62,
-    ),
-    "stable diffusion 1": ({**SD, **EIGHT}, 4, 768, 0, 859_520_964),
-    "stable diffusion 2": ({**SD, "head_channels": 64}, 4, 1024, 0, 865_910_724),
-    "sdxl base": (
-        {
-            **SD,
-            "mult": (1, 2, 4),
-            "depths": (0, 2, 10),
-            "mid_depth": 10,
-            "head_channels": 64,
-        },
-        4,
-        2048,
-        2816,
-        2_567_463_684,
-    ),
+    ("unconditional", "celebahq"): 274_056_163,
+    ("unconditional", "ffhq"): 274_056_163,
+    ("unconditional", "lsun_bedrooms"): 274_056_163,
+    ("unconditional", "lsun_churches"): 294.97,
+    ("class_to_image", "paper"): 400.92,
+    ("class_to_image", "cin256"): 394.98,
+    ("text_to_image", "paper"): 872.30,
+    ("text_to_image", "text2img256"): 403.62,
+    ("layout_to_image_openimages", "released"): 246.28,
+    ("semantic_to_image", "released"): 215.23,
+    ("semantic_to_image", "released-512"): 215.23,
+    ("inpainting", "released"): 387.25,
+    ("super_resolution", "released"): 113.62,
+    ("stable_diffusion", "v1"): 859_520_964,
+    ("stable_diffusion", "v2"): 865_910_724,
+    ("sdxl", "base"): 2_567_463_684,
 }
+# Files and variants -> (roles, millions that the papers give for their sum). What they
+# count differs: LDM's tables 12, 13, 14 and 15, and ControlNet's for Stable Diffusion.
+MODEL = ("unet", "cond_stage")
+SPELLED = (*MODEL, "unused")
+PUBLISHED = {
+    ("text_to_image", "paper"): (SPELLED, 1450),
+    ("layout_to_image_openimages", "paper"): (SPELLED, 306),
+    ("layout_to_image_openimages", "released"): (SPELLED, 306),
+    ("layout_to_image_coco", ""): (SPELLED, 345),  # with 8 layers, not 16
+    ("class_to_image", "paper"): (MODEL, 400),  # of table 10; 15 has that of cin256
+    ("class_to_image", "cin256"): (MODEL, 395),
+    ("super_resolution", "paper"): (("unet", "first_stage"), 169),
+    ("super_resolution", "released"): (("unet", "first_stage"), 169),
+    ("inpainting", "paper"): (("unet",), 215),
+    ("inpainting", "released"): (("unet",), 387),
+    ("semantic_to_image", "paper"): (MODEL, 215),
+    ("semantic_to_image", "released"): (MODEL, 215),
+    ("semantic_to_image", "released-512"): (MODEL, 215),
+    ("text_to_image", "text2img256"): (SPELLED, 590),
+    ("unconditional", "celebahq"): (("unet",), 274),
+    ("unconditional", "ffhq"): (("unet",), 274),
+    ("unconditional", "lsun_churches"): (("unet",), 294),
+    ("unconditional", "lsun_bedrooms"): (("unet",), 274),
+    ("ablation_imagenet", "f=1"): (MODEL, 396),
+    ("ablation_imagenet", "f=2"): (MODEL, 391),
+    ("ablation_imagenet", "f=4"): (MODEL, 401),  # the table repeats 391 of f = 2
+    ("ablation_imagenet", "f=8"): (MODEL, 395),
+    ("ablation_imagenet", "f=16"): (MODEL, 395),
+    ("ablation_imagenet", "f=32"): (MODEL, 395),
+    ("ablation_celebahq", "f=1"): (MODEL, 270),
+    ("ablation_celebahq", "f=2"): (MODEL, 265),
+    ("ablation_celebahq", "f=4"): (MODEL, 274),
+    ("ablation_celebahq", "f=8"): (MODEL, 258),
+    ("ablation_celebahq", "f=16"): (MODEL, 260),
+    ("ablation_celebahq", "f=32"): (MODEL, 258),
+    ("stable_diffusion", "v1"): (("unet",), 860),
+    ("stable_diffusion", "v1-inpainting"): (("unet",), 860),
+    ("stable_diffusion", "v2"): (("unet",), 866),
+    ("stable_diffusion", "v2-v"): (("unet",), 866),
+    ("sdxl", "base"): (("unet",), 2567),
+    ("sdxl", "refiner"): (("unet",), 2310),
+}
+
+
+def counts(file, variant):
+    return plan.params(released_configs.shipped(file, variant))
 
 
 def assert_size(found, wanted):
     """Exact, or to the two decimals of a number of millions."""
-    assert (round(found / 1e6, 2) if isinstance(wanted, float) else found) == wanted
+    assert (round(found / M, 2) if isinstance(wanted, float) else found) == wanted
 
 
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", UNETS, ids=":".join)
 def test_unet(name):
-    changes, channels, context, vector, wanted = UNETS[name]
-    net = unet.UNet(unet.Arch(**{**BASE, **changes}))
-    z, t = jnp.zeros((1, 16, 16, channels)), jnp.zeros(1)
-    context = jnp.zeros((1, 2, context)) if context else None
-    vector = jnp.zeros((1, vector)) if vector else None
-    assert_size(helpers.count(helpers.init_shapes(net, z, t, context, vector)), wanted)
+    assert_size(counts(*name)["unet"], UNETS[name])
+
+
+def test_every_column_of_the_papers_is_there():
+    """All variants of all files but the demos and the first stages, which are below."""
+    there = {
+        (path.stem, variant)
+        for path in released_configs.CONFIGS.glob("*.py")
+        if not path.stem.startswith(("demo_", "autoencoder"))
+        for variant in getattr(released_configs.module(path.stem), "VARIANTS", ("",))
+    }
+    assert there == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED, ids=":".join)
+def test_published_size(name):
+    roles, millions = PUBLISHED[name]
+    found = counts(*name)
+    assert sum(found.get(role, 0) for role in roles) / M == pytest.approx(
+        millions, rel=0.01
+    )
+    built = {role for role in found if role not in ("unused", "total")}
+    assert found["total"] == sum(found[role] for role in built)
+
+
+def test_the_command_prints_them():
+    config = f"--config={released_configs.CONFIGS / 'super_resolution.py'}"
+    told = json.loads(commands.said("ldm_jax.plan", config, "--params"))
+    wanted = counts("super_resolution", "paper")
+    assert told == wanted and list(told)[-1] == "total"
+    told = json.loads(commands.said("ldm_jax.plan", config))
+    assert told["params"] == wanted
+    assert told["batch"]["low_res"] == [[64, 64, 64, 3], "uint8"]
 
 
 # Millions to two decimals, where no more digits are known.

@@ -105,3 +105,22 @@ def test_a_missing_key_is_named():
 def test_an_empty_source_is_refused():
     with pytest.raises(ValueError, match="empty"):
         pipeline.shuffled(tiny_source.TinySource(0), seed=0)
+
+
+def drawn(count, seed=0, start=0, workers=0):
+    """What transforms draw: one number for each of `count` batches of two."""
+    source = pipeline.shuffled(tiny_source.TinySource(4), seed=1)
+    batches = pipeline.batches(
+        source, ("index", "drawn"), tiny_source.drawn, 2, start, 0, 1, workers, seed
+    )
+    with contextlib.closing(batches):
+        found = list(itertools.islice(batches, count))
+    return np.concatenate([batch["drawn"] for batch in found])
+
+
+def test_what_transforms_draw_is_of_the_seed_and_the_place_alone():
+    numbers = drawn(8)  # four epochs of four examples
+    assert len(set(numbers)) == 16
+    np.testing.assert_array_equal(drawn(5, start=3), numbers[6:])
+    np.testing.assert_array_equal(drawn(8, workers=2), numbers)
+    assert not set(drawn(8, seed=1)) & set(numbers)

@@ -104,7 +104,7 @@ def test_the_least_area_is_what_tells_best():
 
 
 def test_pairs_are_those_that_training_never_shows():
-    scenes = datasets.DATASETS["emoji_scenes"]("heldout", 0, SIZE)
+    scenes = datasets.DRAWN["emoji_scenes"]("heldout", 0, SIZE)
     prompts = scene_fidelity.prompts([scenes[i] for i in range(20)])
     pairs = list(prompts.pairs())
     assert {i for i, _, _ in pairs} == set(range(20))
@@ -117,7 +117,7 @@ def test_pairs_are_those_that_training_never_shows():
         things[0, k, thing % SIZE] = thing if thing >= 0 else labels.NONE
     things[0, 5, :8], things[0, 6, :8] = a, b
     assert scene_fidelity.figures(one, seen(*things), 1)["pair_found"] == 1
-    training = datasets.DATASETS["emoji_scenes"]("train", 0, SIZE)
+    training = datasets.DRAWN["emoji_scenes"]("train", 0, SIZE)
     assert not list(scene_fidelity.prompts([training[0]]).pairs())
 
 
@@ -159,7 +159,7 @@ def test_the_task_from_a_model_to_figures(monkeypatch):
     config = helpers.tiny_config()
     assert config.data.image_size == SIZE
     scenes = [
-        datasets.DATASETS["emoji_scenes"](split, config.seed, SIZE)
+        datasets.DRAWN["emoji_scenes"](split, config.seed, SIZE)
         for split in ("train", "heldout")
     ]
     unseen = range(labels.UNSEEN, labels.UNSEEN + 8)

@@ -19,13 +19,13 @@ from ldm_jax.data import (
 )
 
 SIZE = 64
-NAMES = tuple(datasets.DATASETS)
+NAMES = tuple(datasets.DRAWN)
 PERSON = labels.CLASSES.index("person")
 
 
 @functools.cache
 def examples(name, split="train", count=40):
-    source = datasets.DATASETS[name](split, 3, SIZE)
+    source = datasets.DRAWN[name](split, 3, SIZE)
     return [source[i] for i in range(count)]
 
 
@@ -70,24 +70,24 @@ def test_shapes_and_types(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_depends_on_seed_and_index_alone(name):
-    source = pickle.loads(pickle.dumps(datasets.DATASETS[name]("train", 3, SIZE)))
+    source = pickle.loads(pickle.dumps(datasets.DRAWN[name]("train", 3, SIZE)))
     assert len(source) >= 2**31
     for i in (7, 2, 30):
         for key, value in examples(name)[i].items():
             np.testing.assert_array_equal(source[i][key], value)
-    other = datasets.DATASETS[name]("train", 4, SIZE)[7]
+    other = datasets.DRAWN[name]("train", 4, SIZE)[7]
     assert (other["image"] != source[7]["image"]).any()
     assert (source[8]["image"] != source[7]["image"]).any()
 
 
 def test_indices_and_splits_are_checked():
-    source = datasets.DATASETS["emoji_scenes"]("train", 0, SIZE)
+    source = datasets.DRAWN["emoji_scenes"]("train", 0, SIZE)
     with pytest.raises(IndexError, match="outside"):
         source[-1]
     with pytest.raises(IndexError, match="outside"):
         source[len(source)]
     with pytest.raises(ValueError, match="'val'"):
-        datasets.DATASETS["emoji_scenes"]("val", 0, SIZE)[0]
+        datasets.DRAWN["emoji_scenes"]("val", 0, SIZE)[0]
 
 
 def test_mixed_alternates():
@@ -98,8 +98,8 @@ def test_mixed_alternates():
 
 
 def test_lessons_are_scenes_but_for_one_in_five():
-    lessons = datasets.DATASETS["emoji_lessons"]("train", 3, SIZE)
-    single = datasets.DATASETS["emoji_singles"]("train", 3, SIZE)[5]
+    lessons = datasets.DRAWN["emoji_lessons"]("train", 3, SIZE)
+    single = datasets.DRAWN["emoji_singles"]("train", 3, SIZE)[5]
     np.testing.assert_array_equal(lessons[5]["image"], single["image"])
     for i in (1, 4, 6):
         assert (lessons[i]["classes"] >= 0).sum() >= 2

@@ -8,12 +8,12 @@ import pytest
 
 from ldm_jax.data import captions, datasets, labels, sprites
 
-NAMES = tuple(datasets.DATASETS)
+NAMES = tuple(datasets.DRAWN)
 
 
 @functools.cache
 def examples(name, count=40):
-    source = datasets.DATASETS[name]("train", 3, 64)
+    source = datasets.DRAWN[name]("train", 3, 64)
     return [source[i] for i in range(count)]
 
 

@@ -25,7 +25,7 @@ def test_every_mention_of_a_thing_knows_its_box():
 def test_a_taught_encoder_says_where_things_are():
     c = helpers.tiny_config()
     c.cond_stage.length = 80
-    scenes = datasets.DATASETS["emoji_lessons"]("train", 0, 32)
+    scenes = datasets.DRAWN["emoji_lessons"]("train", 0, 32)
     examples = [scenes[i] for i in range(60)]
     told = teach.lessons(examples, inputs.words(c.cond_stage))
     things = [np.sum(example["sprites"] >= 0) for example in examples]

@@ -106,7 +106,7 @@ def test_no_piece_is_spare(embedded):
 
 
 def test_drawn_captions_fit_and_differ(embedded):
-    source = datasets.DATASETS["emoji_mixed"]("train", 0, 32)
+    source = datasets.DRAWN["emoji_mixed"]("train", 0, 32)
     texts = [source[i]["caption"] for i in range(24)]
     rows = embedded(texts)
     assert not (rows == 1).any()

@@ -19,6 +19,11 @@ class TinySource:
         return {"index": np.int64(i), "image": image, "name": f"example {i}"}
 
 
-def doubled(example):
+def doubled(example, rng):
     """A transform: adds a field, leaves the rest."""
     return {**example, "double": example["index"] * 2}
+
+
+def drawn(example, rng):
+    """Adds a number that is drawn."""
+    return {**example, "drawn": rng.random()}

@@ -1,9 +1,13 @@
-"""The data sets by name: functions (split, seed, image_size) -> source of dicts."""
+"""The data sets by name: those that are drawn, and those that are read.
+
+Drawn: functions (split, seed, image_size) -> source of square examples without an end.
+Read: functions (path, split) -> source of examples of any size, each of them once.
+"""
 
 import dataclasses
 import functools
 
-from ldm_jax.data import labels, scenes, singles
+from ldm_jax.data import labels, packed, scenes, singles, tfds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +30,14 @@ class Mixed:
         return scenes.Scenes(*of, self.lesson)[index]
 
 
-DATASETS = {
+DRAWN = {
     "emoji_singles": singles.Singles,
     "emoji_scenes": scenes.Scenes,
     "emoji_mixed": Mixed,
     "emoji_lessons": functools.partial(Mixed, parts=5, lesson=True),
 }
+READ = {
+    "packed": packed.opened,
+    "tfds": tfds.opened,
+}
+DATASETS = DRAWN | READ

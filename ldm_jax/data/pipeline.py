@@ -30,18 +30,17 @@ def rows_per_host(batch_size, hosts):
     return batch_size // hosts
 
 
-def batches(
-    source, keys, transform, batch_size, start, host, hosts, workers, read_threads=2
-):
+def batches(source, keys, transform, batch_size, start, host, hosts, workers, seed=0):
     """An endless (or as long as the source) iterator of this host's batches.
 
     source: `__len__` and `__getitem__(i) -> dict`, deterministic, or `shuffled(...)`;
         it and `transform` must pickle when there are workers (which are spawned).
-    keys: what to keep of `transform(example) -> dict` (None: no transform).
+    keys: what to keep of `transform(example, rng) -> dict` (None: no transform); rng is
+        a numpy Generator of the seed and the example's place, another in each epoch.
     batch_size: rows of the global batch; host h of `hosts` gets rows h*b..(h+1)*b - 1,
         b = batch_size / hosts. A last incomplete global batch is dropped.
     start: how many global batches were consumed before; it goes on after them.
-    workers: processes (0: threads of this one only); read_threads: threads in each.
+    workers: processes (0: threads of this one only).
 
     Returns a generator of dicts of numpy arrays [b, ...]; `close()` it (or use
     contextlib.closing) to end the workers. Raises ValueError when hosts do not divide
@@ -51,11 +50,11 @@ def batches(
     dataset = source
     if not isinstance(source, grain.MapDataset):
         dataset = grain.MapDataset.source(source)
-    dataset = dataset.map(_Select(tuple(keys), transform))
+    dataset = dataset.random_map(_Select(tuple(keys), transform), seed=seed)
     dataset = dataset.batch(rows, drop_remainder=True, batch_fn=_stack)
     whole = len(dataset) // hosts * hosts  # every host must see equally many
     dataset = dataset[host:whole:hosts][start:]
-    return _iterate(dataset, workers, read_threads)
+    return _iterate(dataset, workers)
 
 
 class _Select:
@@ -64,9 +63,9 @@ class _Select:
     def __init__(self, keys, transform):
         self.keys, self.transform = keys, transform
 
-    def __call__(self, example):
+    def __call__(self, example, rng):
         if self.transform is not None:
-            example = self.transform(example)
+            example = self.transform(example, rng)
         missing = [key for key in self.keys if key not in example]
         if missing:
             raise KeyError(f"no {missing} in the example, which has {sorted(example)}")
@@ -77,11 +76,12 @@ def _stack(examples):
     return {key: np.stack([e[key] for e in examples]) for key in examples[0]}
 
 
-def _iterate(dataset, workers, read_threads):
+THREADS = 2  # that read, in each process
+
+
+def _iterate(dataset, workers):
     """Yields with read-ahead of two batches a thread; closing ends the workers."""
-    options = grain.ReadOptions(
-        num_threads=read_threads, prefetch_buffer_size=2 * read_threads
-    )
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
     dataset = dataset.to_iter_dataset(options)
     if workers > 0:
         if not flags.FLAGS.is_parsed():  # grain reads absl flags even in notebooks

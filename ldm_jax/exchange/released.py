@@ -91,6 +91,7 @@ def _original_clip(config):
 ORIGINAL_CONDITIONS = {
     "none": lambda config: (),
     "text": _original_text,
+    "layout": _original_text,
     "label": _original_label,
     "segmentation": _original_segmentation,
     "low_res": lambda config: (),

@@ -78,6 +78,28 @@ def text(
     return Conditioner(init, apply, _null(empty), {"tokens": ((length,), "int32")})
 
 
+def layout(*, vocab, length, width, depth, heads, head_channels, dtype):
+    """Classes and boxes as tokens (data.layout) through the same transformer.
+
+    The null, which the originals have not, is a row of nothing but the last token,
+    "unused".
+    """
+    net = text_lib.TextTransformer(
+        vocab, length, width, depth, heads, head_channels, jnp.dtype(dtype)
+    )
+
+    def init(rng):
+        return net.init(rng, jnp.zeros((1, length), jnp.int32))["params"]
+
+    def apply(params, batch):
+        return denoise.Cond(context=net.apply({"params": params}, batch["tokens"]))
+
+    def null(batch):
+        return {**batch, "tokens": jnp.full_like(batch["tokens"], vocab - 1)}
+
+    return Conditioner(init, apply, null, {"tokens": ((length,), "int32")})
+
+
 # SDXL's micro-conditioning (Podell et al., 2023): how many numbers each brings.
 MICRO = {"original_size": 2, "crop": 2, "target_size": 2, "aesthetic": 1}
 MICRO_WIDTH = 256  # of the sinusoids of each number
@@ -225,6 +247,7 @@ CONDITIONERS = {
     "none": none,
     "text": text,
     "clip": clip,
+    "layout": layout,
     "label": label,
     "segmentation": segmentation,
     "low_res": low_res,

@@ -1,0 +1,154 @@
+"""A folder of pictures, and what metadata.jsonl in it says of them, as rows.
+
+metadata.jsonl has one JSON object a line: `file_name`, and any of `text`, `label` (a
+name or a number), `boxes` (objects as in a layout: data.layout), `segmentation` and
+`mask` (files beside the pictures). Without it every picture in the folder is taken, and
+where all lie in folders of their own, the folders' names are the labels.
+"""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+
+METADATA = "metadata.jsonl"
+NAMES = ("labels", "classes")  # .txt: one name a line, in the order of the numbers
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+KINDS = {
+    "file_name": (str,),
+    "text": (str,),
+    "label": (str, int),
+    "boxes": (list,),
+    "segmentation": (str,),
+    "mask": (str,),
+}
+FILES = ("file_name", "segmentation", "mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One picture; `files` are the paths of those of FILES that it has."""
+
+    place: str  # where it is said, for messages
+    files: dict
+    text: str = ""
+    label: str | int | None = None
+    boxes: tuple = ()
+
+
+def rows(folder, ignored=()):
+    """The Rows of a folder.
+
+    ignored: keys of metadata.jsonl that mean nothing here. Raises FileNotFoundError for
+    a folder without pictures, ValueError naming the line of metadata.jsonl and the key.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder")
+    said = folder / METADATA
+    found = _told(said, ignored) if said.is_file() else _found(folder)
+    if not found:
+        raise FileNotFoundError(
+            f"there is no picture in {said if said.is_file() else folder}: "
+            f"{', '.join(SUFFIXES)} are looked for where there is no {METADATA}"
+        )
+    return found
+
+
+def names(folder, kind):
+    """The names in labels.txt or classes.txt of a folder, None without the file."""
+    path = pathlib.Path(folder) / f"{kind}.txt"
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    twice = sorted({name for name in lines if lines.count(name) > 1})
+    if twice or "" in lines:
+        raise ValueError(
+            f"{path} needs a name in each line, and each once; "
+            f"{'an empty line' if '' in lines else twice[0]!r} is not so"
+        )
+    return lines
+
+
+def _found(folder):
+    """Rows without metadata."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
+    paths = [p for p in paths if p.is_file()]
+    labelled = all(p.parent.parent == folder for p in paths)
+    return [
+        Row(str(p), {"file_name": p}, label=p.parent.name if labelled else None)
+        for p in paths
+    ]
+
+
+def _told(said, ignored):
+    """Rows of metadata.jsonl."""
+    found = []
+    with said.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                place = f"{said}, line {number}"
+                found.append(_row(said.parent, place, _object(place, line), ignored))
+    return found
+
+
+def _object(place, line):
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is no JSON: {error}") from error
+    if type(said) is not dict:
+        raise ValueError(f"{place} is no JSON object")
+    return said
+
+
+def _row(folder, place, said, ignored):
+    said = {k: v for k, v in said.items() if k not in ignored and v is not None}
+    for key, value in said.items():
+        if key not in KINDS:
+            nearest = difflib.get_close_matches(key, KINDS, n=1)
+            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise ValueError(
+                f"{place}: unknown key {key!r}; {hint}Known are {', '.join(KINDS)}; "
+                f"--ignore={key} passes over it"
+            )
+        if type(value) not in KINDS[key]:
+            raise ValueError(f"{place}: {key} cannot be {value!r}")
+    if "file_name" not in said:
+        raise ValueError(f"{place} has no file_name")
+    files = {key: _inside(folder, place, said[key]) for key in FILES if key in said}
+    rest = {key: said[key] for key in ("text", "label") if key in said}
+    return Row(place, files, boxes=tuple(said.get("boxes", ())), **rest)
+
+
+def _inside(folder, place, name):
+    """The path of a named file, which must lie in the folder."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{place}: {name!r} lies outside {folder}")
+    return path
+
+
+def numbered(values, told, what):
+    """(numbers, names) of labels or classes: strings, numbers or None (-1).
+
+    told: all names in order, or None; then they are those that occur, sorted, or as
+    many as the largest number asks for. Raises ValueError for what is not among them.
+    """
+    given = [value for value in values if value is not None]
+    if told is None:
+        if all(isinstance(value, int) for value in given):
+            told = [str(i) for i in range(max(given, default=-1) + 1)]
+        else:
+            told = sorted({value for value in given if isinstance(value, str)})
+    places = {name: i for i, name in enumerate(told)}
+
+    def number(value):
+        if value is None:
+            return -1
+        found = places.get(value, -1) if isinstance(value, str) else value
+        if not 0 <= found < len(told):
+            raise ValueError(f"{what} {value!r} is none of {len(told)}: {told[:8]} ...")
+        return found
+
+    return [number(value) for value in values], told
