@@ -107,16 +107,28 @@ def make_train_step(
             # device, so none has to be moved.
             return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
-        def one(extra, part):
+        def one(carry, part):
+            extra, total = carry
             keys, batch = part
             grads, extra, metrics = grads_fn(
                 state.params, frozen, extra, state.step, keys, batch
             )
-            return extra, (grads, metrics)
+            return (extra, jax.tree.map(jnp.add, total, grads)), metrics
+
+        def all_parts(unroll):
+            return lambda carry, inputs: lax.scan(one, carry, inputs, unroll=unroll)
 
         inputs = jax.tree.map(parts, (keys, batch))
-        extra, out = lax.scan(one, state.extra, inputs)
-        grads, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), out)
+        nothing = jax.tree.map(jnp.zeros_like, state.params)
+        # In a loop XLA's CPU compiler has no fast code for the gradients of
+        # convolutions: 0.33 s against 6.0 s for two parts of the demo.
+        (extra, total), metrics = lax.platform_dependent(
+            *((state.extra, nothing), inputs),
+            cpu=all_parts(unroll=True),
+            default=all_parts(unroll=1),
+        )
+        grads = jax.tree.map(lambda x: x / accumulate, total)
+        metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
         return grads, extra, metrics
 
     def average(state, params):
