@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import sys
 
 import numpy as np
 from PIL import Image
@@ -130,3 +131,9 @@ def test_what_is_no_prepared_data_set_is_told(folder, tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
     with pytest.raises(ValueError, match="is no data set that TensorFlow Datasets"):
         tfds.opened(tmp_path, "train")
+
+
+def test_where_it_is_not_installed_the_command_is_told(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ValueError, match=r"setup.sh requirements-tfds.txt installs"):
+        tfds.opened(folder, "train")

@@ -20,8 +20,13 @@ def opened(path, split):
     heldout is its validation, or else its test split. Raises ValueError naming the
     folder for one that is no such, or has none of these splits.
     """
-    # Not at the top: most never need it, and it is slow to import.
-    import tensorflow_datasets
+    try:  # not at the top: most never need it, and it is slow to import
+        import tensorflow_datasets
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"data.name 'tfds' needs {error.name}: bash launch/setup.sh "
+            "requirements-tfds.txt installs what reads such data sets"
+        ) from error
 
     try:
         builder = tensorflow_datasets.builder_from_directory(str(path))
