@@ -28,7 +28,7 @@ def get_config(variant="f=4"):
     c = config.latent_diffusion()
     c.data.update(name="tfds", crop="random", resize="bilinear", batch_size=batch)
     c.first_stage.update(config.stage(stage))
-    c.cond_stage.update(kind="label", classes=1001, width=512)
+    c.cond_stage.update(kind="label", classes=1000, width=512)  # no null
     c.unet.update(channels=channels, mult=mult, depths=depths)
     c.unet.out_channels = c.first_stage.embed_channels
     c.unet.update(heads=1, head_channels=0)

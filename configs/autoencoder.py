@@ -8,7 +8,7 @@ Nine are as released, vq-f2 and vq-f32 as the paper has them. f = 1 is first_sta
 
 from ldm_jax import config
 
-# Of the discriminator disc_start, disc_weight and depth, as released; batch.
+# Of the discriminator disc_start, disc_weight and depth, and batch: as released.
 PLAYED = {
     "kl-f4": (50_001, 0.5, 3, 10),
     "kl-f8": (50_001, 0.5, 3, 4),

@@ -25,6 +25,7 @@ def get_config(variant="paper"):
         c.cond_stage.classes = 1000  # no null: for guidance take 1001, and drop
         c.unet.update(out_channels=4, channels=256, mult=(1, 2, 4), depths=(1, 1, 1))
         c.optim.lr = 1e-6 * 64  # the released base rate times the batch
+        c.train.steps = 4_800_000  # with FID 15.5; 2.9 M with 17.4
         c.sample.eta = 1.0
     else:
         c.cond_stage.update(classes=1001, drop=0.1)

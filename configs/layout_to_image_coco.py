@@ -16,7 +16,8 @@ CLASSES = 171
 
 def get_config():
     c = config.latent_diffusion()
-    c.data.update(name="packed", crop="random", flip=True, batch_size=48)
+    c.data.update(name="packed", crop="random", resize="bilinear")
+    c.data.update(flip=True, batch_size=48)
     c.schedule.beta_end = 0.0205  # of the OpenImages model; the table does not say
     c.first_stage.update(config.stage("vq-f8"))
     c.cond_stage.update(kind="layout", classes=CLASSES, vocab=8192, length=92)

@@ -18,7 +18,8 @@ def get_config(variant="paper"):
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} must be one of {', '.join(VARIANTS)}")
     c = config.latent_diffusion()
-    c.data.update(name="packed", crop="zoomed", flip=True, batch_size=24)
+    c.data.update(name="packed", crop="any_size", resize="bilinear")
+    c.data.update(flip=True, batch_size=24)
     c.schedule.beta_end = 0.0205
     c.first_stage.update(config.stage("vq-f4"))
     c.cond_stage.update(kind="layout", classes=CLASSES, vocab=8192, length=92)

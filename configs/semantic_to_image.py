@@ -17,7 +17,8 @@ def get_config(variant="paper"):
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} must be one of {', '.join(VARIANTS)}")
     c, paper = config.latent_diffusion(), variant == "paper"
-    c.data.update(name="packed", crop="random", batch_size=48)
+    c.data.update(name="packed", crop="random", resize="cv_bicubic")
+    c.data.batch_size = 48
     c.schedule.beta_end = 0.0205
     c.first_stage.update(config.stage("vq-f8" if paper else "vq-f4"))
     c.cond_stage.update(kind="segmentation", classes=182, stages=3 if paper else 2)

@@ -18,7 +18,7 @@ def get_config(variant="paper"):
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} must be one of {', '.join(VARIANTS)}")
     c = config.latent_diffusion()
-    c.data.update(name="tfds", crop="halved", resize="area", batch_size=64)
+    c.data.update(name="tfds", crop="half_or_larger", resize="area", batch_size=64)
     c.first_stage.update(config.stage("vq-f4"))
     c.cond_stage.update(kind="low_res", stages=2)
     c.unet.update(channels=160, mult=(1, 2, 2, 4), attention="plain")

@@ -25,7 +25,7 @@ def get_config(variant="paper"):
         c.cond_stage.width = 640
         c.unet.update(channels=192, mult=(1, 2, 3, 5), depths=(0, 1, 1, 1))
         c.optim.lr = 2e-6 * 28  # the released base rate times the batch
-        c.sample.steps = 100
+        c.sample.steps = 100  # how long it was trained is not known
     else:
         c.first_stage.scale = 0.18215
         c.schedule.update(beta_start=0.00085, beta_end=0.012)

@@ -4,7 +4,8 @@
       --config.data.path=FFHQ --config.first_stage.weights=vq-f4.safetensors
 
 FFHQ is a folder by ldm_jax.pack. CelebA-HQ, FFHQ, LSUN churches and bedrooms as they
-were released: 274 M parameters, of churches 295 M; FID 5.11, 4.98, 4.02, 2.95.
+were released: 274 M parameters, of churches 295 M; FID 5.11, 4.98, 4.02, 2.95. Churches
+has a kl-f8, whose scale its export prints: --config.first_stage.scale.
 """
 
 from ldm_jax import config
@@ -38,6 +39,7 @@ def get_config(variant="celebahq"):
         c.unet.update(scale_shift=True, resblock_updown=True)
         c.loss.norm = "l1"
         c.optim.update(schedule="warmup", warmup_steps=10_000)
+    c.sample.eta = float(variant in ("ffhq", "lsun_bedrooms"))
     c.optim.lr = rate
     c.train.steps = steps
     return config.check(c)

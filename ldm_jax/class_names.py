@@ -7,13 +7,13 @@ from ldm_jax.data import datasets, labels, packed, sprites
 def of(config):
     """A name for each number of cond_stage.classes; its digits where nobody says one.
 
-    Those of data sets that are drawn, or those in the pack.json of data.path.
+    Those of data sets that are drawn, or those in the pack.json of data.path. A label
+    that is the null is none.
     """
     section = config.cond_stage
     found = _known(config).get(section.kind, ())
-    return [
-        found[i] if i < len(found) else str(i) for i in range(max(section.classes, 0))
-    ]
+    count = section.classes - (section.kind == "label" and section.drop > 0)
+    return [found[i] if i < len(found) else str(i) for i in range(count)]
 
 
 def _known(config):

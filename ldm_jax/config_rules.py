@@ -106,14 +106,14 @@ def _data(c):
         f"data.latents {c.data.latents!r} does nothing where task is {c.task!r}, which "
         "learns from pictures: it must be ''",
     )
-    _read(c.data)
+    _of_files(c.data, c.task == "latent_diffusion")
 
 
 READ = ("packed", "tfds")  # data sets of pictures in files: data.datasets.READ
 OF_READ = {"path": "", "crop": "center", "resize": "bicubic", "flip": False}
 
 
-def _read(data):
+def _of_files(data, diffuses):
     """What is of pictures that are read must not look as if it did something else."""
     for key, off in OF_READ.items():
         rules.require(
@@ -121,6 +121,11 @@ def _read(data):
             f"data.{key} {data[key]!r} does nothing where data.name is {data.name!r}, "
             f"only where it is {' or '.join(READ)}: it must be {off!r}",
         )
+    rules.require(
+        diffuses or data.degradation == "pil_bicubic" and not data.holes,
+        f"data.degradation {data.degradation!r} and data.holes {data.holes!r} are of "
+        "latent diffusion: they must be 'pil_bicubic' and ''",
+    )
     rules.require(
         data.name not in READ or not data.latents,
         f"data.latents {data.latents!r} is of data sets that are drawn, data.name is "

@@ -140,10 +140,10 @@ def _layout(cond):
     """Rules of cond_stage.kind 'layout': its tokens are numbers below vocab."""
     side = math.isqrt(cond.vocab)
     rules.require(
-        0 < cond.classes < cond.vocab and 1 < side < side * side < cond.vocab,
-        f"cond_stage.classes {cond.classes} must be above 0 and below cond_stage.vocab "
-        f"{cond.vocab}, which must be 5 or more and no square: its last number is "
-        "'unused'",
+        0 < cond.classes * 16 < cond.vocab and 1 < side < side * side < cond.vocab,
+        f"cond_stage.classes {cond.classes} must be above 0 and, times the 16 that an "
+        f"object's marks make of each, below cond_stage.vocab {cond.vocab}, which must "
+        "be 5 or more and no square: its last number is 'unused'",
     )
     rules.require(
         cond.length % 3 == 2 and cond.length > 2,
@@ -233,6 +233,15 @@ def _heard(c):
     rules.require(
         cond.kind != "label" or cond.classes > 1,
         f"cond_stage.classes {cond.classes} must count the classes and the null",
+    )
+    rules.require(
+        cond.kind not in ("label", "layout") or cond.drop > 0 or c.sample.scale == 1,
+        f"sample.scale {c.sample.scale} leads away from a null that cond_stage.drop 0 "
+        "never trains: it must be 1",
+    )
+    rules.require(
+        cond.kind != "segmentation" or 0 < cond.classes <= 256,
+        f"cond_stage.classes {cond.classes} must be 1 to 256: a map is kept as uint8",
     )
     for key, value, off in (
         ("sample.scale", c.sample.scale, 1),

@@ -1,10 +1,9 @@
 """What a model is given beside a prompt, from files: pictures, masks, maps, layouts."""
 
-import io
 import pathlib
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ldm_jax import class_names
 from ldm_jax.data import decoding, layout
@@ -28,8 +27,8 @@ def read(config, files):
     """{name of a batch: array without its first axis} of what the flags name, or {}.
 
     files: {"image", "mask", "layout", "segmentation": path or None}. Raises ValueError
-    where the model takes no such file, one is missing or what is in it does not fit,
-    OSError for a file that is no picture.
+    where the model takes no such file, one is missing, is no picture, or what is in it
+    does not fit; FileNotFoundError.
     """
     section = config.cond_stage
     needed = NEEDS.get(section.kind, ()) + (TO_FILL if section.inpaint else ())
@@ -56,21 +55,21 @@ def _hole(size, image, mask):
 
     Both files are cut to their middle square and resized.
     """
-    there, where = _opened(image, "RGB"), _opened(mask, "L")
+    there = _opened("image", image, decoding.picture)
+    where = _opened("mask", mask, decoding.mask)
     if there.size != where.size:
         raise ValueError(
             f"--image {image} is {there.size}, --mask {mask} is {where.size}: they "
             "must have one size, or the hole would lie elsewhere"
         )
     hole = _square(where, size, Image.Resampling.NEAREST)
-    shown = _square(there, size, Image.Resampling.LANCZOS)
-    return {"image": shown, "mask": (hole > 127).astype(np.uint8)}
+    return {"image": _square(there, size, Image.Resampling.LANCZOS), "mask": hole}
 
 
 def _low_res(config, path):
     """uint8 [s, s, 3]: the middle square, pixel by pixel."""
     factor, size = 2**config.cond_stage.stages, config.data.image_size
-    picture = _opened(path, "RGB")
+    picture = _opened("image", path, decoding.picture)
     side = min(picture.size)
     if side * factor != size:
         raise ValueError(
@@ -83,10 +82,7 @@ def _low_res(config, path):
 
 def _segmentation(config, path):
     """uint8 [S, S]: the middle square of a map, each pixel the nearest one."""
-    try:
-        numbers = decoding.numbers(_bytes(path))
-    except decoding.Unreadable as error:
-        raise ValueError(f"--segmentation {path}: {error}") from error
+    numbers = np.asarray(_opened("segmentation", path, decoding.numbers))
     classes, last = config.cond_stage.classes, int(numbers.max())
     if numbers.min() < 0 or last >= classes:
         raise ValueError(
@@ -106,17 +102,12 @@ def _layout(config, path):
     return layout.tokens(classes, boxes, flags=flags, crop=crop.tolist(), **told)
 
 
-def _bytes(path):
-    return pathlib.Path(path).read_bytes()
-
-
-def _opened(path, mode):
-    """The picture as its camera meant it, upright."""
+def _opened(flag, path, decode):
+    """The picture of a flag's file, as training would read it."""
     try:
-        with Image.open(io.BytesIO(_bytes(path))) as opened:
-            return ImageOps.exif_transpose(opened).convert(mode)
-    except UnidentifiedImageError as error:
-        raise OSError(f"{path} is no picture that can be read") from error
+        return Image.fromarray(decode(pathlib.Path(path).read_bytes()))
+    except decoding.Unreadable as error:
+        raise ValueError(f"--{flag} {path}: {error}") from error
 
 
 def _square(picture, size, resample):

@@ -15,6 +15,7 @@ from ldm_jax.data import (
     latents,
     layout,
     masks,
+    packed,
     pipeline,
     tokenize,
     transforms,
@@ -74,8 +75,11 @@ def _check_null(null, empty, path):
 SPOKEN = {"text": "raise", "clip": "once"}
 
 
-def _training_words(section):
-    return words(section, SPOKEN[section.kind])
+def _training_words(config):
+    """Captions of pictures that are read are anybody's: they are cut too."""
+    section = config.cond_stage
+    read = config.data.name in datasets.READ
+    return words(section, "once" if read else SPOKEN[section.kind])
 
 
 # What SDXL is told of a whole, uncut picture; the score is its refiner's default.
@@ -94,7 +98,7 @@ def sizes(micro, image_size, aesthetic=AESTHETIC):
 
 
 def _spoken(config, example, rng):
-    tokens = _training_words(config.cond_stage)([example["caption"]])[0]
+    tokens = _training_words(config)([example["caption"]])[0]
     micro = sizes(config.cond_stage.micro, config.data.image_size)
     return {"tokens": tokens, "micro": micro}
 
@@ -119,9 +123,9 @@ def _degraded(config, example, rng):
 
 
 def _labelled(config, example, rng):
-    """With guidance the last number is the null's, and no label of an example."""
+    """With dropout the last number is the null's, and no label of an example."""
     label, cond = int(example["label"]), config.cond_stage
-    guided = cond.drop > 0 or config.sample.scale != 1
+    guided = cond.drop > 0
     last = cond.classes - 1 - guided
     if not 0 <= label <= last:
         raise ValueError(
@@ -191,7 +195,7 @@ def prepare(config, split="train"):
     if data.holes:
         names.pick(masks.FREE, data.holes)
     if config.cond_stage.kind in SPOKEN:
-        _training_words(config.cond_stage)
+        _training_words(config)
     return Prepare(ml_collections.FrozenConfigDict(config), geometry)
 
 
@@ -243,8 +247,30 @@ def check(config):
     """Raises in words what `batches` would: an unknown data set or vocabulary."""
     names.pick(datasets.DATASETS, config.data.name)
     prepare(config)
-    if config.data.latents or config.data.name in datasets.READ:
+    if config.data.latents:
         source(config, "train")
+    if config.data.name in datasets.READ:
+        for split in ("train", "heldout"):
+            drawn_source(config, split)
+    if config.data.name == "packed":
+        packed.check(paths.resolve(config.data.path), _wanted(config))
+
+
+# What of a packed folder each kind of cond_stage is told.
+NEEDS = {
+    "text": ("captions",),
+    "clip": ("captions",),
+    "layout": ("classes",),
+    "label": ("labels",),
+    "segmentation": ("segmentation",),
+}
+
+
+def _wanted(config):
+    if config.task != "latent_diffusion":
+        return ()
+    holes = config.cond_stage.inpaint and not config.data.holes
+    return NEEDS.get(config.cond_stage.kind, ()) + ("mask",) * bool(holes)
 
 
 def batches(config, keys, split="train", start=0):

@@ -28,8 +28,8 @@ def main(argv):
     inputs.check(config)
     keys = (*system_lib.build(config).batch, *KEYS.value)
     batch = inspection.first_batch(config, keys, COUNT.value)
-    words = inputs.words(config.cond_stage) if "tokens" in batch else None
-    pictures.save_png(OUT.value, inspection.sheet(batch, words))
+    sheet = inspection.sheet(batch, inspection.reader(config))
+    pictures.save_png(OUT.value, sheet)
     print(inspection.summary(batch))
     print(f"{COUNT.value} examples: {pathlib.Path(OUT.value).absolute()}")
 

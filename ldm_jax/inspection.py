@@ -1,12 +1,13 @@
 """What a model is given, drawn: the pictures of a batch beside what goes with them."""
 
+import functools
 import textwrap
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ldm_jax import inputs, names, pictures
-from ldm_jax.data import labels
+from ldm_jax import class_names, inputs, names, pictures
+from ldm_jax.data import labels, layout
 
 SIDE = 160  # pixels of a panel, at least
 LINE = 12  # pixels of a line of text
@@ -87,6 +88,7 @@ PANELS = {
     "depth": depth,
     "joints": joints,
     "mask": hole,
+    "low_res": lambda image, example: enlarge(example["low_res"], len(image)),
 }
 
 
@@ -96,7 +98,7 @@ def enlarge(x, side):
     return x.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def cell(example, words):
+def cell(example, said_by):
     """One example: its picture, a panel for each further key, its text below."""
     image = np.asarray(pictures.to_uint8(pictures.to_float(example["image"])))
     image = enlarge(image, -(-SIDE // len(image)) * len(image))
@@ -105,19 +107,43 @@ def cell(example, words):
     picture = np.concatenate(panels, axis=1).astype(np.uint8)
     said = [f"label {example['label']}"] if "label" in example else []
     if "tokens" in example:
-        said.append(words.sentence(example["tokens"]))
+        said.append(said_by(example["tokens"]))
     lines = textwrap.wrap(" ".join(said), picture.shape[1] // 6)
     return picture, lines
 
 
-def sheet(batch, words=None):
+def reader(config):
+    """(tokens of one example) -> what they say; None where a model has no tokens."""
+    section = config.cond_stage if config.task == "latent_diffusion" else None
+    if section and section.kind in inputs.SPOKEN:
+        return inputs.words(section).sentence
+    return functools.partial(_layout, config) if section else None
+
+
+def _layout(config, tokens):
+    """The objects of a layout's tokens and its crop, corners in hundredths."""
+    names, section = class_names.of(config), config.cond_stage
+    told = layout.objects_of(tokens, section.vocab, section.classes)
+    kinds, boxes, flags, crop = told
+    said = [
+        f"{names[kind]}{'*' * bool(flag)} {corners(box)}"
+        for kind, box, flag in zip(kinds, boxes, flags, strict=True)
+    ]
+    return "; ".join([*said, f"crop {corners(crop)}"])
+
+
+def corners(box):
+    return " ".join(f"{100 * value:.0f}" for value in box)
+
+
+def sheet(batch, said_by=None):
     """uint8 [H, W, 3]: a cell for every example of a batch as the model is given it.
 
-    words: the tokenizer of its tokens, if it has any.
+    said_by: `reader` of the config, if the batch has tokens.
     """
     count = len(batch["image"])
     examples = [{key: x[i] for key, x in batch.items()} for i in range(count)]
-    cells = [cell(example, words) for example in examples]
+    cells = [cell(example, said_by) for example in examples]
     text = PAD + LINE * max(len(lines) for _, lines in cells)
     drawn = []
     for picture, lines in cells:
@@ -139,7 +165,8 @@ def first_batch(config, keys, count):
             f"data.latents {config.data.latents!r} has no pictures to draw: "
             "--config.data.latents= draws those that it was made from"
         )
-    example = inputs.prepare(config)(inputs.source(config, "train")[0])
+    prepare, rng = inputs.prepare(config), np.random.default_rng(config.seed)
+    example = prepare(inputs.source(config, "train")[0], rng)
     arrays = {key: x for key, x in example.items() if not isinstance(x, str)}
     keys = [key for key in dict.fromkeys(keys) if names.pick(arrays, key) is not None]
     parts = []

@@ -29,26 +29,57 @@ class Told:
 def told(source, ignored=()):
     """The Told of a folder. Raises ValueError naming a line and what is wrong there."""
     rows, known = folder.rows(source, ignored), folder.names
-    said = [row.label for row in rows]
-    labels, label_names = folder.numbered(said, known(source, "labels"), "label")
-    entries = [entry for row in rows for entry in row.boxes if type(entry) is dict]
-    kinds = [entry.get("class") for entry in entries]
-    kinds = [kind for kind in kinds if type(kind) in (str, int)]  # layout tells others
-    _, class_names = folder.numbered(kinds, known(source, "classes"), "class")
+    said = [(row.place, row.label) for row in rows]
+    labels, label_names = folder.numbered(said, known(source, "labels"), "labels")
+    kinds = [
+        (row.place, entry.get("class"))
+        for row in rows
+        for entry in row.boxes
+        if type(entry) is dict and type(entry.get("class")) in (str, int)
+    ]  # layout tells others
+    _, class_names = folder.numbered(kinds, known(source, "classes"), "classes")
     objects = []
     for row in rows:
         try:
-            objects.append(layout.objects_from(row.boxes, class_names))
+            found = [entry for entry in map(cut, row.boxes) if entry is not None]
+            objects.append(layout.objects_from(found, class_names))
         except ValueError as error:
             raise ValueError(f"{row.place}, boxes, {error}") from error
     names = {"labels": label_names, "classes": class_names}
     return Told(rows, labels, objects, names)
 
 
-def is_heldout(row, share):
-    """Whether a picture is kept out of training: decided by its name alone."""
-    name = row.files["file_name"].name
-    return zlib.crc32(name.encode()) < share * 2**32
+NEARLY = 0.01  # how far a box may reach outside, as annotations often do
+
+
+def cut(entry):
+    """An object with its box cut to the picture, None if nothing is left of it.
+
+    What is no box, or reaches further outside than NEARLY, stays as it is.
+    """
+    box = entry.get("box") if type(entry) is dict else None
+    numbers = type(box) is list and len(box) == 4
+    if not numbers or not all(type(value) in (int, float) for value in box):
+        return entry
+    if not all(-NEARLY <= value <= 1 + NEARLY for value in box):
+        return entry
+    x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in box)
+    empty = x0 == x1 and box[0] <= box[2] or y0 == y1 and box[1] <= box[3]
+    return None if empty else {**entry, "box": [x0, y0, x1, y1]}
+
+
+def splits_of(rows, share):
+    """{split: places of its rows}: a picture's name alone decides, by its hash.
+
+    With a share there is at least one picture in either split.
+    """
+    hashes = [zlib.crc32(os.fsencode(row.name)) for row in rows]
+    bound = share * 2**32
+    if share > 0 and len(rows) > 1:
+        bound = min(max(bound, min(hashes) + 1), max(hashes))
+    heldout = [i for i, code in enumerate(hashes) if code < bound]
+    train = [i for i, code in enumerate(hashes) if code >= bound]
+    return {"train": train, "heldout": heldout}
 
 
 def record(row, label, objects, least):
@@ -67,7 +98,8 @@ def record(row, label, objects, least):
             image = _png(picture)
         for key, data in parts.items():
             path = row.files[key]
-            size = decoding.numbers(data).shape
+            read = decoding.mask if key == "mask" else decoding.numbers
+            size = read(data).shape
             if size != picture.shape[:2]:
                 raise decoding.Unreadable(f"it has {size}, the picture {picture.shape}")
     except decoding.Unreadable as error:
@@ -123,10 +155,7 @@ def pack(source, out, options, progress):
 
 def _written(made, found, options, bar):
     """Writes all shards; ({split: their counts}, who was left out)."""
-    rows = {split: [] for split in packed.SPLITS}
-    for i, row in enumerate(found.rows):
-        heldout = is_heldout(row, options.heldout)
-        rows["heldout" if heldout else "train"].append(i)
+    rows = splits_of(found.rows, options.heldout)
     splits, left_out = {}, []
 
     def one(i):

@@ -18,6 +18,8 @@ def arrays(model, prompts, negative="", warn=print):
     """
     section = model.config.cond_stage
     if section.kind == "label":
+        if negative:
+            raise ValueError("a model of classes takes no negative prompt")
         numbers = [class_names.number(model.config, said) for said in prompts]
         return {"label": np.array(numbers, np.int32)}
     if section.kind not in inputs.SPOKEN:

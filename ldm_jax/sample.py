@@ -20,7 +20,7 @@ Models of the other tasks are told what to draw by --label (class), --layout (bo
 --segmentation (semantic map), --image (super-resolution), --image and --mask
 (in-painting):
 
-  python -m ldm_jax.sample --config=configs/demo_layout_to_image.py \\
+  python -m ldm_jax.sample --config=configs/layout_to_image_coco.py \\
       --workdir=runs/layout --layout=layout.json --n=8
 
 Prompts as you type them, by any of these weights; /help there lists the settings:

@@ -172,11 +172,21 @@ BROKEN = {
     "is 'label' or 'segmentation' or 'layout': it must be 0": {
         "cond_stage": dict(classes=9)
     },
-    "cond_stage.classes 0 must be above 0 and below cond_stage.vocab 8192": {
+    "cond_stage.classes 0 must be above 0 and, times the 16": {
         "cond_stage": dict(kind="layout", vocab=8192, length=92),
     },
     "cond_stage.vocab 100, which must be 5 or more and no square": {
-        "cond_stage": dict(kind="layout", vocab=100, length=92, classes=9),
+        "cond_stage": dict(kind="layout", vocab=100, length=92, classes=3),
+    },
+    "cond_stage.classes 600 must be above 0 and, times the 16": {
+        "cond_stage": dict(kind="layout", vocab=8192, length=92, classes=600),
+    },
+    "cond_stage.classes 257 must be 1 to 256": {
+        "cond_stage": dict(kind="segmentation", classes=257, stages=1, drop=0.0),
+        "sample": dict(scale=1.0),
+    },
+    "sample.scale 2.0 leads away from a null that cond_stage.drop 0": {
+        "cond_stage": dict(kind="label", classes=9, drop=0.0),
     },
     "cond_stage.length 78 must be 3 for each object and 2 for the crop": {
         "cond_stage": dict(kind="layout", vocab=8192, length=78, classes=9),

@@ -111,12 +111,28 @@ def test_what_is_broken_says_why(name):
 
 
 def test_a_bomb_is_not_unpacked(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(decoding.Unreadable, match="more than .* pixels"):
+    monkeypatch.setattr(decoding, "LARGEST", 100)
+    with pytest.raises(decoding.Unreadable, match="more than 100 pixels"):
         decoding.picture(png())
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)  # a warning, not an error
-    with pytest.raises(decoding.Unreadable, match="more than .* pixels"):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own error
+    with pytest.raises(decoding.Unreadable, match="more than 100 pixels"):
         decoding.picture(png())
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [([0, 1, 1], [0, 1, 1]), ([0, 127, 128], [0, 0, 1]), ([0, 1, 255], [0, 0, 1])],
+)
+def test_a_mask_is_what_is_lighter_than_half(values, wanted):
+    gray = np.array([values], np.uint8)
+    for array in (gray, gray[..., None].repeat(3, -1)):
+        assert decoding.mask(file_of(Image.fromarray(array))).tolist() == [wanted]
+
+
+def test_a_map_that_jpeg_has_changed_is_refused():
+    data = file_of(Image.fromarray(COLOURS[..., 0]), "JPEG")
+    with pytest.raises(decoding.Unreadable, match="JPEG, which changes numbers"):
+        decoding.numbers(data)
 
 
 @pytest.mark.parametrize("kind", ["gray", "palette", "wide"])

@@ -101,9 +101,9 @@ def test_classes_have_the_names_of_their_data(packs, tmp_path):
     c = config_of("segmentation", classes=16, width=4, stages=1)
     assert class_names.of(c) == [*labels.SEGMENTS, "14", "15"]
     c = test_inputs.config_of(packs, dict(kind="label", classes=5))
-    assert class_names.of(c) == ["0", "1", "2", "3", "4"]  # numbers in metadata
+    assert class_names.of(c) == ["0", "1", "2", "3"]  # the fifth is the null
     c.data.path = str(tmp_path / "gone")
-    assert class_names.of(c) == ["0", "1", "2", "3", "4"]
+    assert class_names.of(c) == ["0", "1", "2", "3"]
     assert class_names.of(helpers.tiny_config()) == []
 
 
@@ -120,6 +120,8 @@ def test_labels_are_said_by_name_or_number():
     wanted = album.Wanted(prompts=(names[5], "7"), n=2)
     found = album._batch(Model(c), wanted, print)
     assert found["label"].tolist() == [5, 5, 7, 7] and found["label"].dtype == np.int32
-    for said in ("267", "-1", "zebra crossing", ""):
-        with pytest.raises(ValueError, match=f"label '{said}' is none of .*: 0 to 266"):
+    for said in ("266", "-1", "zebra crossing", ""):
+        with pytest.raises(ValueError, match=f"label '{said}' is none of .*: 0 to 265"):
             prompts_lib.arrays(Model(c), [said])
+    with pytest.raises(ValueError, match="takes no negative prompt"):
+        prompts_lib.arrays(Model(c), ["7"], "blurry")

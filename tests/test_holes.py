@@ -88,7 +88,7 @@ def test_what_is_missing_or_not_wanted_is_told(c, files, tmp_path):
         with pytest.raises(ValueError, match="for in-painting.*; this model is none"):
             read(plain, *named)
     (tmp_path / "no.png").write_text("no picture")
-    with pytest.raises(OSError, match=r"no.png is no picture"):
+    with pytest.raises(ValueError, match=r"--image .*no.png: it is none of JPEG"):
         read(c, tmp_path / "no.png", mask)
     with pytest.raises(FileNotFoundError, match=r"none.png"):
         read(c, tmp_path / "none.png", mask)

@@ -34,6 +34,7 @@ def example():
         "instances": part,
         "depth": np.where(part, 0.5, 1).astype(np.float32),
         "mask": part,
+        "low_res": np.uint8(100 + part[::4, ::4, None] * np.full(3, 50)),
     }
 
 
@@ -74,7 +75,7 @@ def test_an_unknown_key_is_named(config):
 
 def test_the_sheet_shows_every_picture_with_its_panels(config):
     batch = inspection.first_batch(config, ("image", "tokens", "label", "boxes"), 3)
-    sheet = inspection.sheet(batch, inputs.words(config.cond_stage))
+    sheet = inspection.sheet(batch, inspection.reader(config))
     for i, image in enumerate(batch["image"]):
         cell = sheet[4 + i * (len(sheet) - 4) // 3 :, 4 : 4 + 160]
         np.testing.assert_array_equal(cell[5:160:10, 5:160:10], image)

@@ -64,7 +64,7 @@ def source(tmp_path):
         save(tmp_path / "in" / name, colours(i))
         save(tmp_path / "in" / "maps" / name, np.full((16, 24), i, np.uint8))
         save(tmp_path / "in" / "holes" / name, np.eye(16, 24, dtype=np.uint8) * 255)
-        fox = {"class": "fox", "box": [0, 0.25, 0.5, 1], "group": i == 3}
+        fox = {"class": "fox", "box": [0, 0.25, 0.5, 1], "group": i == 4}
         tent = {"class": "a tent", "box": [0.5, 0, 1, 1]}
         rows.append(
             {
@@ -97,19 +97,11 @@ def test_what_is_said_of_a_picture_is_what_is_read(source, tmp_path):
         wanted = [[0, 0.25, 0.5, 1], [0.5, 0, 1, 1]][: i % 3]
         assert example["boxes"].shape == (i % 3, 4)
         np.testing.assert_allclose(example["boxes"], np.reshape(wanted, (-1, 4)))
-        assert example["flags"].tolist() == [0, 0][: i % 3]
+        assert example["flags"].tolist() == [int(i == 4), 0][: i % 3]
         assert (example["segmentation"] == i).all()
         np.testing.assert_array_equal(example["mask"], np.eye(16, 24, dtype=np.uint8))
     again = pickle.loads(pickle.dumps(found))
     np.testing.assert_array_equal(again[5]["image"], found[5]["image"])
-
-
-def test_flags_are_those_of_layouts(source, tmp_path):
-    rows = [json.loads(x) for x in (source / folder.METADATA).open(encoding="utf-8")]
-    rows[4]["boxes"][0]["group"] = True
-    told(source, *rows)
-    pack(source, tmp_path / "out")
-    assert packed.opened(tmp_path / "out", "train")[4]["flags"].tolist() == [1]
 
 
 def test_without_metadata_folders_are_labels(tmp_path):
@@ -227,6 +219,12 @@ WRONG = {
     "text cannot be 7": '{"file_name": "0.png", "text": 7}',
     "label cannot be True": '{"file_name": "0.png", "label": true}',
     "lies outside": '{"file_name": "../secret.png"}',
+    "x.png' lies outside": '{"file_name": "0\\u0000x.png"}',
+    "line 1: -3 is none of 0 labels": '{"file_name": "0.png", "label": -3}',
+    "line 1: 70000 is none of 65536 labels": '{"file_name": "0.png", "label": 70000}',
+    "some of the labels are names, some numbers": (
+        '{"file_name": "0.png", "label": "a"}\n{"file_name": "1.png", "label": 1}'
+    ),
     "/etc/passwd' lies outside": '{"file_name": "/etc/passwd"}',
     "line 1, boxes, object 1: .*must be four numbers": (
         '{"file_name": "0.png", "boxes": [{"class": "a", "box": [0, 0, 20, 20]}]}'
@@ -248,6 +246,59 @@ def test_mistakes_in_metadata_name_the_line(source, tmp_path, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_bytes_that_are_no_text_name_the_line(source, tmp_path):
+    (source / folder.METADATA).write_bytes(b'{"file_name": "0.png"}\n{"text": "\xff"}')
+    with pytest.raises(ValueError, match="line 2 is no JSON"):
+        pack(source, tmp_path / "out")
+
+
+def test_folders_that_are_numbers_are_in_their_order(tmp_path):
+    for kind in ("10", "2", "1"):
+        save(tmp_path / "in" / kind / "a.png", colours(1))
+    about, _ = pack(tmp_path / "in", tmp_path / "out")
+    assert about["labels"] == ["1", "2", "10"]
+
+
+def test_equal_names_in_many_folders_are_many_pictures(tmp_path):
+    for i in range(60):
+        save(tmp_path / "in" / str(i) / "image.png", colours(i, (8, 8)))
+    about, _ = pack(tmp_path / "in", tmp_path / "out", heldout=0.3, shard=99)
+    assert 5 < about["splits"]["heldout"][0] < 35
+
+
+def test_a_few_pictures_have_both_splits(tmp_path):
+    for i in range(3):
+        save(tmp_path / "in" / f"{i}.png", colours(i))
+    for share in (0.001, 0.999):
+        about, _ = pack(tmp_path / "in", tmp_path / f"out{share}", heldout=share)
+        assert set(about["splits"]) == {"train", "heldout"}
+
+
+def test_boxes_are_cut_to_the_picture(source, tmp_path):
+    boxes = ([-0.005, 0.2, 1.0000001, 0.5], [0.3, 0.3, 0.3, 0.9], [0.1, 0.1, 0.2, 0.2])
+    listed = [{"class": "fox", "box": box} for box in boxes]
+    told(source, {"file_name": "0.png", "boxes": listed})
+    pack(source, tmp_path / "out")
+    found = packed.opened(tmp_path / "out", "train")[0]["boxes"]
+    np.testing.assert_allclose(found, [[0, 0.2, 1, 0.5], [0.1, 0.1, 0.2, 0.2]])
+    for box in ([-0.2, 0.2, 0.5, 0.5], [0.5, 0.2, 0.3, 0.5]):
+        told(source, {"file_name": "0.png", "boxes": [{"class": "fox", "box": box}]})
+        with pytest.raises(ValueError, match="line 1, boxes, object 1: box"):
+            pack(source, tmp_path / "other")
+
+
+def test_what_a_model_is_told_must_be_there(source, tmp_path):
+    pack(source, tmp_path / "all")
+    everything = ("captions", "labels", "classes", "segmentation", "mask")
+    packed.check(tmp_path / "all", everything)
+    told(source, {"file_name": "0.png"})
+    pack(source, tmp_path / "bare")
+    packed.check(tmp_path / "bare", ())
+    for name in everything:
+        with pytest.raises(ValueError, match=f"has no {name}, which this model"):
+            packed.check(tmp_path / "bare", (name,))
+
+
 def test_keys_that_mean_nothing_here_can_be_passed_over(source, tmp_path):
     told(source, {"file_name": "0.png", "licence": "CC0"})
     with pytest.raises(ValueError, match="--ignore=licence passes over it"):
@@ -258,7 +309,7 @@ def test_keys_that_mean_nothing_here_can_be_passed_over(source, tmp_path):
 
 def test_names_that_are_not_in_the_list_are_told(source, tmp_path):
     (source / "labels.txt").write_text("odd\n")
-    with pytest.raises(ValueError, match="label 'even' is none of 1: .'odd'."):
+    with pytest.raises(ValueError, match="line 1: 'even' is none of 1 labels: .'odd'"):
         pack(source, tmp_path / "out")
     (source / "labels.txt").write_text("odd\nodd\n")
     with pytest.raises(ValueError, match=r"labels.txt needs .* each once; 'odd'"):
@@ -267,11 +318,11 @@ def test_names_that_are_not_in_the_list_are_told(source, tmp_path):
 
 def test_a_map_of_another_size_leaves_its_picture_out(source, tmp_path):
     save(source / "maps" / "2.png", np.zeros((8, 8), np.uint8))
-    save(source / "holes" / "4.png", colours(4))
+    save(source / "maps" / "4.png", colours(4))
     about, left_out = pack(source, tmp_path / "out", broken=0.5)
     assert about["splits"] == {"train": [3, 1]}
     assert "maps/2.png: it has (8, 8), the picture (16, 24, 3)" in left_out[0]
-    assert "holes/4.png: it is RGB: a map has one number" in left_out[1]
+    assert "maps/4.png: it is RGB: a map has one number" in left_out[1]
 
 
 def damaged(out, change):
@@ -299,7 +350,7 @@ def test_a_damaged_record_is_named(source, tmp_path, change):
     damaged(tmp_path / "out", change)
     found = packed.opened(tmp_path / "out", "train")
     np.testing.assert_array_equal(found[2]["image"], colours(2))
-    with pytest.raises(ValueError, match=r"train-00000.array_record, record 1 is dama"):
+    with pytest.raises(ValueError, match=r"train-00000.array_record, record 1 cannot "):
         found[1]
 
 

@@ -52,19 +52,20 @@ def test_a_square_anywhere(left, wanted):
 
 
 def test_a_square_of_any_size_is_no_smaller_than_wanted():
-    found = seen(transforms.Geometry(20, "zoomed"), 20, 7, 11)  # side, top, left
+    found = seen(transforms.Geometry(20, "any_size"), 20, 7, 11)  # side, top, left
     np.testing.assert_array_equal(found["image"], PICTURE[7:27, 11:31])
-    found = seen(transforms.Geometry(64, "zoomed"), 0, 3)  # all that there is
+    found = seen(transforms.Geometry(64, "any_size"), 0, 3)  # all that there is
     assert found["image"].shape == (64, 64, 3)
     np.testing.assert_allclose(found["crop"], [3 / 60, 0, 43 / 60, 1])
 
 
 def test_a_square_of_half_the_side_or_more():
-    found = seen(transforms.Geometry(20, "halved"), 0.5, 20, 40)  # share, top, left
+    chosen = 0.5, 20, 40  # share, top, left
+    found = seen(transforms.Geometry(20, "half_or_larger"), *chosen)
     np.testing.assert_array_equal(found["image"], PICTURE[20:, 40:])
     sides = []
     for seed in range(200):
-        found = transforms.Geometry(8, "halved")(
+        found = transforms.Geometry(8, "half_or_larger")(
             {"image": PICTURE}, np.random.default_rng(seed)
         )
         sides.append(round((found["crop"][3] - found["crop"][1]) * 40))
@@ -105,6 +106,7 @@ def test_resizes_are_those_of_their_libraries(name):
         "bicubic": Image.fromarray(square).resize((10, 10), Image.BICUBIC),
         "lanczos": Image.fromarray(square).resize((10, 10), Image.LANCZOS),
         "bilinear": cv2.resize(square, (10, 10), interpolation=cv2.INTER_LINEAR),
+        "cv_bicubic": cv2.resize(square, (10, 10), interpolation=cv2.INTER_CUBIC),
         "area": square.reshape(10, 4, 10, 4, 3).mean((1, 3)),
     }[name]
     found = seen(transforms.Geometry(10, resize=name), image=square)["image"]
@@ -124,5 +126,5 @@ def test_maps_keep_their_numbers(size, wanted):
 
 
 def test_workers_can_be_sent_it():
-    geometry = transforms.Geometry(8, "zoomed", "area", True)
+    geometry = transforms.Geometry(8, "any_size", "area", True)
     assert pickle.loads(pickle.dumps(geometry)) == geometry

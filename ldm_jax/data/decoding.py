@@ -2,7 +2,6 @@
 
 import io
 import struct
-import warnings
 import zlib
 
 import numpy as np
@@ -42,18 +41,30 @@ def picture(data, least=1):
 
 
 def numbers(data):
-    """int32 [H, W] of a file's bytes: a map of classes, or a mask.
+    """int32 [H, W] of a file's bytes: a map of classes.
 
     The numbers of a gray picture, or the places of a palette. Raises Unreadable, also
-    for colours: which class is which colour stands nowhere.
+    for colours: which class is which colour stands nowhere, and for JPEG, which
+    changes numbers.
     """
     image = _upright(data, least=1)
+    if Image.open(io.BytesIO(data), formats=FORMATS).format == "JPEG":
+        raise Unreadable("it is JPEG, which changes numbers: keep maps as PNG")
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         raise Unreadable(
             f"it is {image.mode}: a map has one number at each pixel, as in a gray PNG "
             "or one with a palette"
         )
     return np.asarray(image).astype(np.int32)
+
+
+def mask(data):
+    """uint8 [H, W] of a file's bytes, 1 in the hole: what is lighter than half.
+
+    Of a mask of nothing but 0 and 1 the hole is 1. Raises Unreadable.
+    """
+    gray = np.asarray(Image.fromarray(picture(data)).convert("L"))
+    return (gray > (127 if gray.max() > 1 else 0)).astype(np.uint8)
 
 
 def is_plain(data):
@@ -65,14 +76,14 @@ def is_plain(data):
 
 def _upright(data, least):
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > LARGEST:
+            raise Unreadable(f"more than {LARGEST:,} pixels")
         if min(image.size) < least:
             raise Unreadable(f"{image.width} x {image.height} pixels are too few")
         image.load()
         return ImageOps.exif_transpose(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise Unreadable(f"more than {LARGEST:,} pixels") from error
     except UnidentifiedImageError as error:
         raise Unreadable(f"it is none of {', '.join(FORMATS)}") from error

@@ -9,6 +9,7 @@ where all lie in folders of their own, the folders' names are the labels.
 import dataclasses
 import difflib
 import json
+import os
 import pathlib
 
 METADATA = "metadata.jsonl"
@@ -30,6 +31,7 @@ class Row:
     """One picture; `files` are the paths of those of FILES that it has."""
 
     place: str  # where it is said, for messages
+    name: str  # of the picture, within the folder
     files: dict
     text: str = ""
     label: str | int | None = None
@@ -73,10 +75,13 @@ def names(folder, kind):
 def _found(folder):
     """Rows without metadata."""
     paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
-    paths = [p for p in paths if p.is_file()]
+    paths = [p for p in paths if not p.is_dir()]
     labelled = all(p.parent.parent == folder for p in paths)
     return [
-        Row(str(p), {"file_name": p}, label=p.parent.name if labelled else None)
+        Row(
+            *(str(p), str(p.relative_to(folder)), {"file_name": p}),
+            label=p.parent.name if labelled else None,
+        )
         for p in paths
     ]
 
@@ -84,7 +89,7 @@ def _found(folder):
 def _told(said, ignored):
     """Rows of metadata.jsonl."""
     found = []
-    with said.open(encoding="utf-8") as lines:
+    with said.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 place = f"{said}, line {number}"
@@ -118,37 +123,55 @@ def _row(folder, place, said, ignored):
         raise ValueError(f"{place} has no file_name")
     files = {key: _inside(folder, place, said[key]) for key in FILES if key in said}
     rest = {key: said[key] for key in ("text", "label") if key in said}
-    return Row(place, files, boxes=tuple(said.get("boxes", ())), **rest)
+    boxes = tuple(said.get("boxes", ()))
+    return Row(place, said["file_name"], files, boxes=boxes, **rest)
 
 
 def _inside(folder, place, name):
-    """The path of a named file, which must lie in the folder."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    """The path of a named file, which must lie in the folder; links are followed."""
+    path = pathlib.Path(os.path.normpath(folder / name))
+    if "\0" in name or not path.is_relative_to(os.path.normpath(folder)):
         raise ValueError(f"{place}: {name!r} lies outside {folder}")
     return path
+
+
+HIGHEST = 65_535  # of labels and classes that are numbers
 
 
 def numbered(values, told, what):
     """(numbers, names) of labels or classes: strings, numbers or None (-1).
 
-    told: all names in order, or None; then they are those that occur, sorted, or as
-    many as the largest number asks for. Raises ValueError for what is not among them.
+    values: pairs of where it is said and what. told: all names in order, or None; then
+    they are those that occur, sorted, or as many as the largest number asks for. Raises
+    ValueError for what is not among them, for a number above HIGHEST and for names
+    beside numbers.
     """
-    given = [value for value in values if value is not None]
+    given = [value for _, value in values if value is not None]
     if told is None:
-        if all(isinstance(value, int) for value in given):
-            told = [str(i) for i in range(max(given, default=-1) + 1)]
+        kinds = {type(value) for value in given}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"some of the {what} are names, some numbers: write {what}.txt"
+            )
+        if kinds == {int}:
+            told = [str(i) for i in range(min(max(given), HIGHEST) + 1)]
         else:
-            told = sorted({value for value in given if isinstance(value, str)})
+            told = sorted(set(given), key=_natural)
     places = {name: i for i, name in enumerate(told)}
 
-    def number(value):
+    def number(place, value):
         if value is None:
             return -1
         found = places.get(value, -1) if isinstance(value, str) else value
         if not 0 <= found < len(told):
-            raise ValueError(f"{what} {value!r} is none of {len(told)}: {told[:8]} ...")
+            raise ValueError(
+                f"{place}: {value!r} is none of {len(told)} {what}: {told[:8]} ..."
+            )
         return found
 
-    return [number(value) for value in values], told
+    return [number(*pair) for pair in values], told
+
+
+def _natural(name):
+    """Sorts "2" before "10"."""
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)

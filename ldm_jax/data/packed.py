@@ -76,7 +76,7 @@ def unpack(record):
     if segmentation:
         example["segmentation"] = decoding.numbers(segmentation)
     if mask:
-        example["mask"] = (decoding.numbers(mask) > 0).astype(np.uint8)
+        example["mask"] = decoding.mask(mask)
     return example
 
 
@@ -86,7 +86,7 @@ def shard_path(folder, split, shard):
 
 def write_about(folder, about):
     """Writes pack.json."""
-    text = json.dumps({"format": FORMAT, **about}, ensure_ascii=False, indent=1)
+    text = json.dumps({"format": FORMAT, **about}, indent=1)
     (pathlib.Path(folder) / ABOUT).write_text(text, encoding="utf-8")
 
 
@@ -143,7 +143,7 @@ class Packed:
             shard = bisect.bisect_right(starts, index) - 1
             path = shard_path(self.folder, self.split, shard)
             raise ValueError(
-                f"{path}, record {index - starts[shard]} is damaged: {error}"
+                f"{path}, record {index - starts[shard]} cannot be read: {error}"
             ) from error
 
 
@@ -165,3 +165,18 @@ def opened(folder, split):
 def command(folder):
     """What writes a folder."""
     return f"python -m ldm_jax.pack --folder=... --out={folder}"
+
+
+def check(folder, wanted):
+    """Raises ValueError where a folder lacks what a model is told.
+
+    wanted: of "captions", "labels", "classes" and PARTS.
+    """
+    about = read_about(folder)
+    there = {key for key in ("captions", "labels", "classes") if about[key]}
+    for name in wanted:
+        if name not in there | set(about["maps"]):
+            raise ValueError(
+                f"{folder} has no {name}, which this model is told: say them of every "
+                "picture in metadata.jsonl and pack it again"
+            )

@@ -30,6 +30,7 @@ def _cv(flag):
 RESIZES = {
     "bicubic": _pil(Image.Resampling.BICUBIC),
     "bilinear": _cv(cv2.INTER_LINEAR),
+    "cv_bicubic": _cv(cv2.INTER_CUBIC),
     "area": _cv(cv2.INTER_AREA),
     "lanczos": _pil(Image.Resampling.LANCZOS),
 }
@@ -44,7 +45,7 @@ def _any_size(rng, short, size):
     return short if short <= size else int(rng.integers(size, short + 1))
 
 
-def _upper_half(rng, short, size):
+def _half_or_larger(rng, short, size):
     """Half to all of the shorter side: ImageNetSR."""
     return max(1, round(rng.uniform(0.5, 1.0) * short))
 
@@ -53,8 +54,8 @@ def _upper_half(rng, short, size):
 CROPS = {
     "center": (False, _largest),
     "random": (True, _largest),
-    "zoomed": (True, _any_size),
-    "halved": (True, _upper_half),
+    "any_size": (True, _any_size),
+    "half_or_larger": (True, _half_or_larger),
 }
 
 
