@@ -149,9 +149,8 @@ def test_groups_reach_the_tokens(packs):
 def test_long_captions_of_others_are_cut(packs):
     """Of data sets that are drawn they are an error: a mistake of this project."""
     long = {"caption": "a red fox " * 50}
-    c = config_of(packs)
+    c, rng = config_of(packs), np.random.default_rng(0)
     with pytest.warns(UserWarning, match="are cut, this is said once"):
-        rng = np.random.default_rng(0)
         found = inputs.prepare(c)({**long, "image": picture(0)}, rng)
     assert found["tokens"].shape == (24,)
     with pytest.raises(ValueError, match="pieces"):
