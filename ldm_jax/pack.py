@@ -66,6 +66,8 @@ def main(argv):
         cli.say(f"left out {line}")
     told = {split: sum(counts) for split, counts in about["splits"].items()}
     names = {kind: len(about[kind]) for kind in ("labels", "classes")}
+    for key, count in packing.lacking(FOLDER.value, options.ignored).items():
+        cli.say(f"{count} pictures have no {key}, others have")
     print(f"{OUT.value}: {told}, {names}, left out {len(left_out)}")
 
 

@@ -138,12 +138,11 @@ def pack(source, out, options, progress):
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made:
         with progress(len(found.rows)) as bar:
             splits, left_out = _written(made, found, options, bar)
+        in_all = set.intersection(*(set(row.files) for row in found.rows))
         about = {
             "splits": splits,
             **found.names,
-            "maps": sorted(
-                {k for row in found.rows for k in row.files} - {"file_name"}
-            ),
+            "maps": sorted(in_all - {"file_name"}),
             "captions": any(row.text for row in found.rows),
             "skipped": len(left_out),
         }
@@ -151,6 +150,19 @@ def pack(source, out, options, progress):
         os.chmod(made, 0o755)  # a temporary folder is its owner's alone
         os.replace(made, out)
     return about, left_out
+
+
+def lacking(source, ignored=()):
+    """{what may be said of a picture: of how many it is not, where it is of some}."""
+    rows = folder.rows(source, ignored)
+    counts = {
+        "text": sum(not row.text for row in rows),
+        "label": sum(row.label is None for row in rows),
+        "boxes": sum(not row.boxes for row in rows),
+        "segmentation": sum("segmentation" not in row.files for row in rows),
+        "mask": sum("mask" not in row.files for row in rows),
+    }
+    return {key: count for key, count in counts.items() if 0 < count < len(rows)}
 
 
 def _written(made, found, options, bar):

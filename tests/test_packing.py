@@ -299,6 +299,17 @@ def test_what_a_model_is_told_must_be_there(source, tmp_path):
             packed.check(tmp_path / "bare", (name,))
 
 
+def test_what_some_pictures_lack_is_counted(source, tmp_path):
+    rows = [json.loads(x) for x in (source / folder.METADATA).open(encoding="utf-8")]
+    for key, row in zip(("text", "label", "segmentation"), rows, strict=False):
+        del row[key]
+    told(source, *rows)
+    wanted = {"text": 1, "label": 1, "boxes": 2, "segmentation": 1}
+    assert packing.lacking(source) == wanted
+    about, _ = pack(source, tmp_path / "out")
+    assert about["maps"] == ["mask"]
+
+
 def test_keys_that_mean_nothing_here_can_be_passed_over(source, tmp_path):
     told(source, {"file_name": "0.png", "licence": "CC0"})
     with pytest.raises(ValueError, match="--ignore=licence passes over it"):
