@@ -16,7 +16,7 @@ COMMANDS = {
 # What the commands share: it joins all other parts, and only they import it.
 TOOLS = {
     *("cli", "inputs", "knobs", "runs", "generation"),
-    *("album", "encoding", "exporting", "inspection", "packing"),
+    *("album", "encoding", "exporting", "inspection", "packing", "planning"),
     *("validation", "reconstruction", "fidelity"),
     *("scene_fidelity", "feature_distance", "judging"),
     *("prompts", "given", "embeddings", "interactive", "class_names"),

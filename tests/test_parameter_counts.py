@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 import released_configs
 
-from ldm_jax import plan, system
+from ldm_jax import planning, system
 from ldm_jax.models import discriminator, text
 
 M = 1e6
@@ -78,7 +78,7 @@ PUBLISHED = {
 
 
 def counts(file, variant):
-    return plan.params(released_configs.shipped(file, variant))
+    return planning.params(released_configs.shipped(file, variant))
 
 
 def assert_size(found, wanted):

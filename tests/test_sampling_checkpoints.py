@@ -136,7 +136,12 @@ def test_a_file_and_its_converted_folder_draw_the_same(files, converted, tmp_pat
     wrong = {
         (file, weights, PROMPT): "--checkpoint excludes --workdir and --weights",
         (file, xl): "say what to draw",
-        (file, xl, PROMPT, f"--image={image}"): "this model does none",
+        (
+            file,
+            xl,
+            PROMPT,
+            f"--image={image}",
+        ): "in-painting and super-resolution; this model is none",
         (*v1, PROMPT): "name --image=FILE and --mask=FILE",
         (file, xl, PROMPT, "--embedding=word"): "say it as WORD=FILE",
         (file, xl, PROMPT, "--length=100"): "cond_stage.length 100 must be a multiple",
