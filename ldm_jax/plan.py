@@ -23,10 +23,9 @@ PARAMS = flags.DEFINE_bool("params", False, "Print the parameter counts alone.")
 def main(argv):
     del argv
     config = config_lib.check(CONFIG.value)
-    counts = planning.params(config)
-    told = (
-        counts if PARAMS.value else {"params": counts, "batch": planning.batch(config)}
-    )
+    told = planning.params(config)
+    if not PARAMS.value:
+        told = {"params": told, "batch": planning.batch(config)}
     print(json.dumps(told))
 
 

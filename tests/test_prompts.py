@@ -130,8 +130,8 @@ def test_no_text_at_all_is_of_clip_alone():
 def test_a_model_without_captions_takes_none():
     told = types.SimpleNamespace(config=helpers.tiny_config(), words=())
     told.config = told.config.copy_and_resolve_references()
-    told.config.cond_stage.kind = "label"
-    with pytest.raises(ValueError, match="condition is 'label': it takes no prompts"):
+    told.config.cond_stage.kind = "layout"
+    with pytest.raises(ValueError, match="condition is 'layout': it takes no prompts"):
         prompts_lib.arrays(told, ["a fox"])
 
 
