@@ -115,6 +115,7 @@ OF_READ = {"path": "", "crop": "center", "resize": "bicubic", "flip": False}
 
 def _of_files(data, diffuses):
     """What is of pictures that are read must not look as if it did something else."""
+    none = config_rules_diffusion.DEGRADATION
     for key, off in OF_READ.items():
         rules.require(
             data.name in READ or data[key] == off,
@@ -122,9 +123,9 @@ def _of_files(data, diffuses):
             f"only where it is {' or '.join(READ)}: it must be {off!r}",
         )
     rules.require(
-        diffuses or data.degradation == "pil_bicubic" and not data.holes,
+        diffuses or data.degradation == none and not data.holes,
         f"data.degradation {data.degradation!r} and data.holes {data.holes!r} are of "
-        "latent diffusion: they must be 'pil_bicubic' and ''",
+        f"latent diffusion: they must be {none!r} and ''",
     )
     rules.require(
         data.name not in READ or not data.latents,

@@ -263,6 +263,14 @@ WRONG = {
 }
 
 
+def test_a_first_stage_has_no_holes_and_no_degradation():
+    for data in (dict(holes="box"), dict(degradation="bsr")):
+        c = helpers.tiny_autoencoder_config().copy_and_resolve_references()
+        c.data.update(data)
+        with pytest.raises(ValueError, match="must be 'pil_bicubic' and ''"):
+            config_lib.check(c)
+
+
 @pytest.mark.parametrize("words", WRONG)
 def test_what_would_do_nothing_is_refused(words):
     c = helpers.tiny_config().copy_and_resolve_references()
