@@ -237,6 +237,30 @@ def judge():
     return c.lock()
 
 
+def demo(steps):
+    """`latent_diffusion` as the demos have it: 64x64 pictures, two cores, minutes.
+
+    The first stage ships with the project. As in LDM, but narrow, transformers know
+    where their pixels are, v is predicted, and Muon trains, in `steps` steps.
+    """
+    c = latent_diffusion()
+    c.data.update(image_size=64, batch_size=32)
+    c.first_stage.update(channels=32, mult=(1, 1, 2), blocks=1, groups=4)
+    c.first_stage.update(z_channels=4, embed_channels=4)
+    c.first_stage.update(weights="demo:first_stage.safetensors", scale=0.947729)
+    c.unet.update(out_channels=4, channels=48, mult=(1, 2, 2), blocks=1, groups=8)
+    c.unet.update(depths=(0, 1, 0), head_channels=24, scale_shift=True)
+    c.unet.positions = True
+    c.loss.predicts = "v"
+    c.optim.update(optimizer="muon", lr=2e-3, betas=(0.9, 0.99), clip_norm=1.0)
+    c.optim.update(schedule="warmup_cosine", warmup_steps=100)
+    c.optim.update(decay_steps=steps, final_factor=0.02)
+    c.train.update(steps=steps, ema_decay=0.999, log_every=20, checkpoint_every=250)
+    c.train.update(validate_every=500, picture_every=1_000)
+    c.sample.update(grid="trailing", steps=30)
+    return c
+
+
 # LDM's first stages (Rombach et al., 2022, table 8): widths by level, last levels that
 # attend, latent channels, codes. Nine are as released; vq-f2 and vq-f32 were not: their
 # latents and codebooks are the paper's, and their widths go on as the others' do.

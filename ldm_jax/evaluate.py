@@ -21,6 +21,14 @@ Beside them the same for the scenes themselves (real), for these after the first
 (ceiling), for the generated ones judged by another's prompt (shuffled: chance), and
 what lies half way between chance and ceiling.
 
+condition: one picture for each label, layout or map of --n held-out pictures of the
+config's own data set; ldm_jax/condition_fidelity.py says what the figures are. Beside
+them real, ceiling, shuffled and half way, as of scenes.
+
+restoration: --n held-out pictures, enlarged or in-painted as the config says, beside
+what simpler ways make of them; see ldm_jax/restoration.py. LPIPS by the net that the
+first stage was not trained on.
+
 features: the Frechet distance of VGG16's features between samples for the captions of
 --n pictures and --n other pictures (fd), beside that of the first ones (floor) and of
 these after the first stage (ceiling); see ldm_jax/feature_distance.py.
@@ -47,6 +55,7 @@ import tqdm
 
 from ldm_jax import (
     cli,
+    condition_fidelity,
     feature_distance,
     fidelity,
     generation,
@@ -55,6 +64,7 @@ from ldm_jax import (
     names,
     pictures,
     reconstruction,
+    restoration,
     scene_fidelity,
     sharding,
 )
@@ -62,9 +72,13 @@ from ldm_jax import config as config_lib
 
 # Pictures by default, and of what.
 COUNTS = {"scenes": 512, "features": 2000, "reconstruction": 256}
+COUNTS |= {"condition": 512, "restoration": 256}
 DATASETS = {"features": "emoji_singles", "reconstruction": "emoji_scenes"}
 TASK = flags.DEFINE_string(
-    "task", None, "text, scenes, features or reconstruction.", required=True
+    "task",
+    None,
+    "text, scenes, condition, restoration, features or reconstruction.",
+    required=True,
 )
 CONFIG = cli.define_config(required=False)
 WORKDIR = cli.define_workdir(required=False)
@@ -96,27 +110,28 @@ N = flags.DEFINE_integer(
     "n", None, f"Pictures of all tasks but text; by default {COUNTS}.", lower_bound=2
 )
 JUDGE_WEIGHTS = flags.DEFINE_string(
-    "judge_weights", judging.EMBEDDED, "scenes: a judge by ldm_jax.export."
+    "judge_weights", judging.EMBEDDED, "scenes, condition: one by ldm_jax.export."
 )
 JUDGE = flags.DEFINE_enum(
     "judge",
     None,
     [*reconstruction.JUDGES],
-    "reconstruction: LPIPS by this net, instead of one that was not trained on.",
+    "reconstruction, restoration: LPIPS by this net, not by one not trained on.",
 )
 RIVAL = flags.DEFINE_bool(
     "rival", True, "reconstruction: shrink and enlarge the pictures too."
 )
 # Which tasks read a flag that not all of them do.
-_DRAWN = ("text", "scenes", "features")
+_DRAWN = ("text", "scenes", "condition", "restoration", "features")
 READ_BY = {
     **dict.fromkeys(("sampler", "grid", "steps", "scale"), _DRAWN),
     **dict.fromkeys(("names", "seeds"), ("text",)),
-    **dict.fromkeys(("judge", "rival"), ("reconstruction",)),
-    "judge_weights": ("scenes",),
+    "rival": ("reconstruction",),
+    "judge": ("reconstruction", "restoration"),
+    "judge_weights": ("scenes", "condition"),
     "split": ("features",),
     "dataset": ("features", "reconstruction"),
-    "n": ("scenes", "features", "reconstruction"),
+    "n": ("scenes", "condition", "restoration", "features", "reconstruction"),
 }
 
 
@@ -161,16 +176,21 @@ def progress(total):
     return tqdm.tqdm(total=total, unit="picture")
 
 
-def sampled(config, weights, kinds=("text",)):
-    """The generation.Model to draw from, told by these kinds of condition."""
-    if config.task != "latent_diffusion" or config.cond_stage.kind not in kinds:
-        raise ValueError(
-            f"--task={TASK.value} needs the config of a model that takes prompts"
-        )
+def sampled(config, weights, fits, what):
+    """The generation.Model to draw from; fits: (config) -> whether it is `what`."""
+    if config.task != "latent_diffusion" or not fits(config):
+        raise ValueError(f"--task={TASK.value} needs the config of a model that {what}")
     knobs.of(config)  # of a grid that has such steps
     if WORKDIR.value:
         return generation.from_run(config, WORKDIR.value, STEP.value)
     return generation.from_file(config, weights or generation.EMBEDDED)
+
+
+def prompted(config, weights, kinds=("text",)):
+    """`sampled` of a model whose kind of condition is one of these."""
+    return sampled(
+        config, weights, lambda c: c.cond_stage.kind in kinds, "takes prompts"
+    )
 
 
 def drawn_by(model):
@@ -182,7 +202,7 @@ def drawn_by(model):
 
 def text(config, weights):
     """(figures, sheet rows) of --task=text."""
-    model = sampled(config, weights)
+    model = prompted(config, weights)
     result, rows = fidelity.evaluate(
         model, NAMES.value, SEEDS.value, SEED.value, batch_size(), progress
     )
@@ -192,7 +212,7 @@ def text(config, weights):
 
 def scenes(config, weights):
     """(figures, sheet rows) of --task=scenes."""
-    model = sampled(config, weights)
+    model = prompted(config, weights)
     judge = judging.load(JUDGE_WEIGHTS.value)
     result, rows = scene_fidelity.evaluate(
         model, judge, count(), SEED.value, batch_size(), progress
@@ -200,10 +220,38 @@ def scenes(config, weights):
     return result | drawn_by(model) | {"judge": judge.weights}, rows
 
 
+def condition(config, weights):
+    """(figures, sheet rows) of --task=condition."""
+    measures = condition_fidelity.MEASURES
+    what = f"takes one of {', '.join(measures)}"
+    model = sampled(config, weights, lambda c: c.cond_stage.kind in measures, what)
+    judge = judging.load(JUDGE_WEIGHTS.value)
+    result, rows = condition_fidelity.evaluate(
+        model, judge, count(), SEED.value, batch_size(), progress
+    )
+    return result | drawn_by(model) | {"judge": judge.weights}, rows
+
+
+def restore(config, weights):
+    """(figures, sheet rows) of --task=restoration."""
+    model = sampled(config, weights, restoration.restores, "enlarges or in-paints")
+    known = config.first_stage.kind != "identity"
+    trained_on = reconstruction.trained_on(config) if known else None
+    result, rows = restoration.evaluate(
+        model,
+        JUDGE.value or reconstruction.judge_of(trained_on),
+        count(),
+        SEED.value,
+        batch_size(),
+        progress,
+    )
+    return result | drawn_by(model), rows
+
+
 def features(config, weights):
     """(figures, sheet rows) of --task=features."""
     split = feature_distance.split_of(dataset(), SPLIT.value)
-    model = sampled(config, weights, ("text", "none"))
+    model = prompted(config, weights, ("text", "none"))
     result, rows = feature_distance.evaluate(
         model, dataset(), split, count(), SEED.value, batch_size(), progress
     )
@@ -233,6 +281,8 @@ def reconstruct(config, weights):
 TASKS = {
     "text": text,
     "scenes": scenes,
+    "condition": condition,
+    "restoration": restore,
     "features": features,
     "reconstruction": reconstruct,
 }

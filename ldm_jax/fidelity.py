@@ -223,10 +223,25 @@ def draw(model, texts, seed, batch_size, bar):
 
     uint8 [n, S, S, 3]; raises FloatingPointError where numbers are not finite.
     """
-    keys = generation.keys(seed, np.arange(len(texts)))
     blind = model.config.cond_stage.kind == "none"
     batch = {} if blind else prompts_lib.arrays(model, texts, warn=cli.say)
-    images = []
+    return _drawn(model, batch, len(texts), seed, batch_size, bar)
+
+
+def draw_told(model, examples, seed, batch_size, bar):
+    """The same of n examples, each told what `inputs.Prepare` says of one.
+
+    Of the picture itself in-painting alone is told, and no more than is around a hole.
+    """
+    names = set(model.system.heldout)
+    if not model.config.cond_stage.inpaint:
+        names.discard("image")
+    batch = {name: np.stack([e[name] for e in examples]) for name in names}
+    return _drawn(model, batch, len(examples), seed, batch_size, bar)
+
+
+def _drawn(model, batch, count, seed, batch_size, bar):
+    keys, images = generation.keys(seed, np.arange(count)), []
     for x in generation.generate(model, batch, keys, batch_size):
         if not np.isfinite(x).all():
             raise FloatingPointError("the model draws pictures that are not finite")

@@ -288,3 +288,13 @@ def batches(config, keys, split="train", start=0):
             config.seed,
         )
     )
+
+
+def held_out(config, count, seed):
+    """The first `count` held-out examples, as the model is given them: a list.
+
+    What is random in them (a hole, a degradation, the order of a layout) comes from the
+    seed and the place alone.
+    """
+    examples, give = source(config, "heldout"), prepare(config, "heldout")
+    return [give(examples[i], np.random.default_rng((seed, i))) for i in range(count)]

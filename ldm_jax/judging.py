@@ -49,8 +49,10 @@ def load(weights=EMBEDDED):
     return generation.Model(config, system, params, own.digest(path), mesh)
 
 
-def see(judge, images, bar=None, batch_size=32):
+def see(judge, images, bar=None, batch_size=32, head="things"):
     """The likeliest thing at each place: uint8 [N, S, S, 3] -> int32 [N, h, w].
+
+    head: "segments" for the likeliest of labels.SEGMENTS instead.
 
     It looks at each and at its mirror image and adds the log-probabilities: it then
     names a fifth less of the things that are not there (512 held-out scenes).
@@ -74,17 +76,17 @@ def see(judge, images, bar=None, batch_size=32):
     for start in range(0, len(images), batch_size):
         places = np.minimum(np.arange(start, start + batch_size), len(images) - 1)
         part = sharding.put_batch(np.ascontiguousarray(images[places]), judge.mesh)
-        grids.append(np.asarray(_look(judge.system.judge, judge.params, part)))
+        grids.append(np.asarray(_look(judge.system.judge, head, judge.params, part)))
         if bar is not None:
             bar.update(min(batch_size, len(images) - start))
     return np.concatenate(grids)[: len(images)]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _look(judge, params, images):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _look(judge, head, params, images):
     """uint8 [B, S, S, 3] -> int32 [B, h, w]."""
     x = pictures.to_float(images)
     plain, mirrored = (
-        jax.nn.log_softmax(judge(params, view)["things"]) for view in (x, x[:, :, ::-1])
+        jax.nn.log_softmax(judge(params, view)[head]) for view in (x, x[:, :, ::-1])
     )
     return jnp.argmax(plain + mirrored[:, :, ::-1], axis=-1).astype(jnp.int32)

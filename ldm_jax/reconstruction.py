@@ -251,24 +251,25 @@ class Judge:
         taps = {net: activations(self.params[net], images, net) for net in self.params}
         return taps[self.net], np.asarray(pooled(taps["vgg16"]))
 
-    def see(self, x, sides):
+    def see(self, x, sides, where=None):
         """{"original": {energy, features}, side: {psnr, ...}}, numbers of each picture.
 
-        x: uint8 pictures; sides: {name: what became of them}.
+        x: uint8 pictures; sides: {name: what became of them}; where: for LPIPS, what
+        each pixel counts, [B, S, S].
         """
         taps, features = self.look(x)
         original = {"energy": evaluation.gradient_energy(x), "features": features}
-        seen = {name: self.compare(x, taps, y) for name, y in sides.items()}
+        seen = {name: self.compare(x, taps, y, where) for name, y in sides.items()}
         return {"original": original} | seen
 
-    def compare(self, x, taps, y):
+    def compare(self, x, taps, y, where):
         """{name: [B, ...]} of pictures y beside x, whose taps of `net` are given."""
         own_taps, features = self.look(y)
         return {
             "psnr": evaluation.psnr(x, y),
             "ssim": evaluation.ssim(x, y),
             "lpips": np.asarray(
-                distance(self.params[self.net]["heads"], taps, own_taps)
+                distance(self.params[self.net]["heads"], taps, own_taps, where)
             ),
             "energy": evaluation.gradient_energy(y),
             "features": features,

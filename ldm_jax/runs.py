@@ -49,14 +49,15 @@ def initial_state(config, system):
     """(rng) -> TrainState, for eval_shape and for jit with shardings."""
 
     def init(rng):
-        return state_of(config, system, system.init(rng))
+        params = system.init(rng)
+        trees.check_patterns(params, config.train.trainable, "train.trainable")
+        return state_of(config, system, params)
 
     return init
 
 
 def state_of(config, system, params):
     """The TrainState before the first step on parameters of which a part is trained."""
-    trees.check_patterns(params, config.train.trainable, "train.trainable")
     trained, _ = trees.split(params, config.train.trainable)
     extra = system.init_extra(params)
     tx, _ = optimizer(config)

@@ -68,10 +68,13 @@ def split(params, patterns):
 
 
 def check_patterns(params, patterns, key):
-    """Raises ValueError for a pattern, of the knob `key`, that matches nothing."""
+    """Raises ValueError for a pattern, of the knob `key`, that matches nothing.
+
+    A role without parameters is something: a conditioner may have none.
+    """
     flat = traverse_util.flatten_dict(params, sep="/")
     for pattern in patterns:
-        if not any(names.covers(pattern, path) for path in flat):
+        if not any(names.covers(pattern, path) for path in (*flat, *params)):
             raise ValueError(
                 f"{key} {pattern!r} matches no parameter; the top level has "
                 f"{sorted(params)}"

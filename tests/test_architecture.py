@@ -19,6 +19,7 @@ TOOLS = {
     *("album", "encoding", "exporting", "inspection", "packing", "planning"),
     *("validation", "reconstruction", "fidelity"),
     *("scene_fidelity", "feature_distance", "judging"),
+    *("condition_fidelity", "restoration"),
     *("prompts", "given", "embeddings", "interactive", "class_names"),
 }
 

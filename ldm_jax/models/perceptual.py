@@ -111,12 +111,19 @@ def unit(h):
     return h / (norm + 1e-10)
 
 
-def distance(heads, a, b):
-    """LPIPS from the taps of two batches of pictures: [B] float32."""
+def distance(heads, a, b, where=None):
+    """LPIPS from the taps of two batches of pictures: [B] float32.
+
+    where: what each pixel counts, [B, H, W]; shrunk for each tap. None: all alike.
+    """
     total = 0.0
     for tap, weights in heads.items():
         difference = jnp.square(unit(a[tap]) - unit(b[tap]))
-        total += jnp.mean(jnp.sum(difference * weights, axis=-1), axis=(1, 2))
+        seen = jnp.sum(difference * weights, axis=-1)
+        count = jnp.ones_like(seen)
+        if where is not None:
+            count = jax.image.resize(where.astype(seen.dtype), seen.shape, "linear")
+        total += jnp.sum(seen * count, axis=(1, 2)) / jnp.sum(count, axis=(1, 2))
     return total
 
 
