@@ -11,16 +11,14 @@ Weights and inputs are random: they do not change the cost.
 
 import json
 import statistics
-import time
 
 from absl import app, flags
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import steps
 from configs import demo_text_to_image
 from ldm_jax import config as config_lib
-from ldm_jax import runs, train_step, trees
 from ldm_jax import system as system_lib
 
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
@@ -40,47 +38,11 @@ def configured(factor, channels, latents):
     return config_lib.check(c)
 
 
-def inputs(shapes):
-    """Random arrays of the shapes, all small."""
-    gen = np.random.default_rng(0)
-
-    def draw(s):
-        if jnp.issubdtype(s.dtype, jnp.integer):
-            return gen.integers(0, 200, s.shape).astype(s.dtype)
-        return (0.02 * gen.standard_normal(s.shape)).astype(s.dtype)
-
-    return jax.tree.map(draw, shapes)
-
-
-def training(config):
-    """A function that does one training step, compiled."""
-    system = system_lib.build(config)
-    params = inputs(jax.eval_shape(system.init, jax.random.key(0)))
-    trained, frozen = trees.split(params, config.train.trainable)
-    tx, rate = runs.optimizer(config)
-    step = train_step.make_train_step(
-        system.grads,
-        tx,
-        rate,
-        seed=0,
-        ema_decay=config.train.ema_decay,
-        accumulate=1,
-    )
-    batch = inputs(system.batch)
-    step = jax.jit(step, donate_argnums=0)
-    state = [step(train_step.init_state(trained, {}, tx, True), frozen, batch)[0]]
-
-    def run():
-        state[0] = jax.block_until_ready(step(state[0], frozen, batch)[0])
-
-    return run
-
-
 def denoising(config):
     """A function that calls the denoiser once, compiled."""
     system = system_lib.build(config)
-    params = inputs(jax.eval_shape(system.init, jax.random.key(0)))
-    batch = inputs({k: s for k, s in system.batch.items() if k == "tokens"})
+    params = steps.params(system)
+    batch = steps.inputs({k: s for k, s in system.batch.items() if k == "tokens"})
     cond = jax.jit(system.condition)(params, batch)
     side = config.data.image_size // 2 ** (len(config.first_stage.mult) - 1)
     z_t = np.zeros((BATCH.value, side, side, config.unet.out_channels), np.float32)
@@ -94,15 +56,10 @@ def main(argv):
     del argv
     timed = {}
     for name, shape in LATENTS.items():
-        timed[name, "train_from_pictures"] = training(configured(*shape, False))
-        timed[name, "train_from_latents"] = training(configured(*shape, True))
+        timed[name, "train_from_pictures"] = steps.training(configured(*shape, False))
+        timed[name, "train_from_latents"] = steps.training(configured(*shape, True))
         timed[name, "denoise"] = denoising(configured(*shape, False))
-    seconds = {key: [] for key in timed}
-    for _ in range(ROUNDS.value):
-        for key, run in timed.items():
-            began = time.perf_counter()
-            run()
-            seconds[key].append(time.perf_counter() - began)
+    seconds = steps.rounds(timed, ROUNDS.value)
     for name, (factor, channels) in LATENTS.items():
         row = {"latent": name, "numbers": (64 // factor) ** 2 * channels}
         for (latent, what), values in seconds.items():

@@ -19,8 +19,16 @@ from collections.abc import Callable
 import dataclasses
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-from ldm_jax import fidelity, generation, inputs, judging, reconstruction
+from ldm_jax import (
+    fidelity,
+    generation,
+    inputs,
+    inspection,
+    judging,
+    reconstruction,
+)
 from ldm_jax.data import datasets, labels
 
 
@@ -94,9 +102,9 @@ def compare(figures, examples, seen):
 
 
 def evaluate(model, judge, count, seed, batch_size, progress):
-    """(figures, sheet rows): generation.Model, twice -> dict, [n, 2, S, S, 3].
+    """(figures, sheet rows): generation.Model, twice -> dict, [n, 2 or 3, S, S, 3].
 
-    The rows hold each drawn picture and the real one of the same condition. Raises
+    The rows hold the layout or map, the picture drawn of it and the real one. Raises
     ValueError for a data set that the judge does not know. progress(total) makes a bar.
     """
     config = model.config
@@ -118,4 +126,28 @@ def evaluate(model, judge, count, seed, batch_size, progress):
             seen[name] = judging.see(judge, images, bar, batch_size, measure.head)
     figures = {"n": count, "dataset": config.data.name}
     figures |= compare(measure.figures, examples, seen)
-    return figures, np.stack([drawn, truth], axis=1)
+    shown = [drawn, truth]
+    if config.cond_stage.kind in PANELS:
+        panel = PANELS[config.cond_stage.kind]
+        shown.insert(0, np.stack([panel(example) for example in examples]))
+    return figures, np.stack(shown, axis=1)
+
+
+def boxes_panel(example):
+    """The boxes in the colours of their classes on black: uint8 [S, S, 3]."""
+    size = len(example["image"])
+    canvas = Image.new("RGB", (size, size))
+    pen = ImageDraw.Draw(canvas)
+    for kind, box in zip(example["classes"], example["boxes"], strict=True):
+        if kind >= 0:
+            left, top, right, bottom = box * size
+            colour = tuple(inspection.PALETTE[labels.segment_of(kind)].tolist())
+            pen.rectangle((left, top, right - 1, bottom - 1), outline=colour)
+    return np.asarray(canvas)
+
+
+# What a sheet shows of a condition beside the pictures.
+PANELS = {
+    "layout": boxes_panel,
+    "segmentation": lambda example: inspection.PALETTE[example["segmentation"]],
+}

@@ -40,8 +40,9 @@ class Made:
     keys: jax.Array
 
 
-def config_of(task):
+def config_of(task, image_size=None):
     c = tiny_text_to_image.get_config().copy_and_resolve_references()
+    c.data.image_size = image_size or c.data.image_size
     c.cond_stage.update(TOLD[task])
     c.data.name = "emoji_singles" if task == "label" else "emoji_scenes"
     if task not in ("layout", "label"):
@@ -88,3 +89,26 @@ def test_pictures_are_what_they_are_told(made):
         gaps = gaps * m.batch["mask"][..., None]
     gaps = gaps.max((1, 2, 3))
     assert gaps[0] > 1e-3 and (gaps[1:] == 0).all()
+
+
+@pytest.mark.parametrize("task", ["segmentation", "low_res"])
+def test_maps_and_small_pictures_may_be_larger_than_in_training(task):
+    """The same parameters draw twice the side, and each corner what is said there."""
+    size = config_of(task).data.image_size
+    small, large = (config_of(task, times * size) for times in (1, 2))
+    shapes, same = (
+        jax.eval_shape(system.build(c).init, jax.random.key(0)) for c in (small, large)
+    )
+    assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, same)
+    params, built = helpers.random_params(shapes), system.build(large)
+    with inputs.batches(large, tuple(built.batch)) as batches:
+        batch = next(batches)
+    keys = jax.random.split(jax.random.key(1), large.data.batch_size)
+    draw, name = jax.jit(built.sample), SAID[task]
+    x = draw(params, keys, batch, knobs.of(large))
+    assert x.shape == (len(keys), 2 * size, 2 * size, 3) and np.isfinite(x).all()
+    other, side = batch[name].copy(), batch[name].shape[1] // 4
+    other[:, :side, :side] = (other[:, :side, :side] + 5) % len(labels.SEGMENTS)
+    gaps = np.abs(draw(params, keys, {**batch, name: other}, knobs.of(large)) - x)
+    part = size // 2
+    assert gaps[:, :part, :part].mean() > 2 * gaps[:, -part:, -part:].mean() > 0
