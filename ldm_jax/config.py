@@ -23,6 +23,7 @@ def _data():
         batch_size=48,  # global: over all devices and hosts
         workers=0,  # grain processes that prepare examples; 0: threads only
         latents="",  # folder by ldm_jax.encode to train from, instead of pictures
+        embeddings=False,  # read those of the captions there too: encode --texts
         degradation="pil_bicubic",  # to "low_res", a key of data.degrade.DEGRADATIONS
         holes="",  # to in-paint, a key of data.masks.FREE; "": the data set's own
     )
@@ -249,8 +250,7 @@ def demo(steps):
     c.first_stage.update(z_channels=4, embed_channels=4)
     c.first_stage.update(weights="demo:first_stage.safetensors", scale=0.947729)
     c.unet.update(out_channels=4, channels=48, mult=(1, 2, 2), blocks=1, groups=8)
-    c.unet.update(depths=(0, 1, 0), head_channels=24, scale_shift=True)
-    c.unet.positions = True
+    c.unet.update(depths=(0, 1, 0), head_channels=24, scale_shift=True, positions=True)
     c.loss.predicts = "v"
     c.optim.update(optimizer="muon", lr=2e-3, betas=(0.9, 0.99), clip_norm=1.0)
     c.optim.update(schedule="warmup_cosine", warmup_steps=100)

@@ -106,6 +106,11 @@ def _data(c):
         f"data.latents {c.data.latents!r} does nothing where task is {c.task!r}, which "
         "learns from pictures: it must be ''",
     )
+    rules.require(
+        c.data.latents or not c.data.embeddings,
+        "data.embeddings True reads what ldm_jax.encode --texts kept in the folder "
+        "data.latents, which is '': name it",
+    )
     _of_files(c.data, c.task == "latent_diffusion")
 
 
@@ -126,11 +131,6 @@ def _of_files(data, diffuses):
         diffuses or data.degradation == none and not data.holes,
         f"data.degradation {data.degradation!r} and data.holes {data.holes!r} are of "
         f"latent diffusion: they must be {none!r} and ''",
-    )
-    rules.require(
-        data.name not in READ or not data.latents,
-        f"data.latents {data.latents!r} is of data sets that are drawn, data.name is "
-        f"{data.name!r}: it must be ''",
     )
 
 

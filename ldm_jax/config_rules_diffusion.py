@@ -2,7 +2,7 @@
 
 import math
 
-from ldm_jax import rules
+from ldm_jax import names, rules
 
 # Knobs of cond_stage: the kinds that read them, and what they must be elsewhere.
 READ_BY = {
@@ -126,6 +126,8 @@ def diffusion(c):
         _layout(cond)
     if c.data.latents:
         _kept(c)
+    if c.data.embeddings:
+        _kept_texts(c)
     _heard(c)
     _made(c)
     for key, sampler in (("eta", "ddim"), ("posterior", "ddpm")):
@@ -185,6 +187,27 @@ def _kept(c):
         cond.kind not in ("segmentation", "low_res"),
         f"{why}cond_stage.kind {cond.kind!r} reads maps, and only what is not of the "
         "pictures' size is kept beside the latents",
+    )
+
+
+def _kept_texts(c):
+    """With data.embeddings a batch has what the encoder says, which must stay so."""
+    train, kind = c.train, c.cond_stage.kind
+    why = "data.embeddings must be False: "
+    rules.require(
+        kind in ("text", "clip"),
+        f"{why}cond_stage.kind is {kind!r}, and only 'text' and 'clip' read captions",
+    )
+    for key in ("trainable", "redrawn"):
+        reach = [p for p in train[key] if names.reaches(p, "cond_stage")]
+        rules.require(
+            not reach,
+            f"{why}train.{key} has {reach}, which reach into cond_stage, and what an "
+            "encoder says can be kept only while it stays as it is",
+        )
+    rules.require(
+        train.init,
+        f"{why}train.init is '', it must name the file that holds the encoder",
     )
 
 

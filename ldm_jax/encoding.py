@@ -1,4 +1,7 @@
-"""A data set's pictures through the first stage, once, into a folder of latents."""
+"""A data set's pictures through the first stage, once, into a folder of latents.
+
+Captions may go through a text encoder that is not trained, too.
+"""
 
 import contextlib
 import dataclasses
@@ -10,9 +13,11 @@ import jax
 import numpy as np
 
 from ldm_jax import config as config_lib
-from ldm_jax import first_stage, frozen, inputs, pictures, sharding
+from ldm_jax import first_stage, frozen, inputs, kept_texts, pictures, sharding
 from ldm_jax import system as system_lib
-from ldm_jax.data import latents, pipeline, shards
+from ldm_jax.data import datasets, latents, pipeline, shards
+
+REST = "rest"  # of a batch: the end of each record, what is neither picture nor map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +34,37 @@ class Rows:
         return self.source[int(self.indices[index])]
 
 
-def checked(config, folder):
-    """The config that would train from the folder; ValueError where none could."""
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """(example, rng) -> what is to be encoded, and REST; picklable, for workers."""
+
+    tell: inputs.Prepare  # what an encoder of texts reads
+    fields: tuple  # of the data set
+
+    def __call__(self, example, rng):
+        # An object: the records' lengths differ, and so no array of numbers has them.
+        rest = np.array(latents.pack(self.fields, example), object)
+        return {**self.tell(example, rng), REST: rest}
+
+
+def checked(config, folder, texts):
+    """The config that would train from the folder; ValueError where none could.
+
+    data.embeddings says whether texts are kept: where they are asked for or read.
+    """
     config = config.copy_and_resolve_references()
-    config.data.latents = str(folder)
+    embeddings = texts or config.data.embeddings
+    config.data.update(latents=str(folder), embeddings=embeddings)
     return config_lib.check(config)
+
+
+def asked(config, split, n, there):
+    """n, or all that are there; ValueError where there are fewer, or no end."""
+    if n is None and config.data.name in datasets.DRAWN:
+        raise ValueError(f"data.name {config.data.name!r} has no end: say --n")
+    if n is not None and n > there:
+        raise ValueError(f"--n={n} is more than the {there} examples of {split}")
+    return there if n is None else n
 
 
 def beside(example, image_size):
@@ -49,7 +80,7 @@ def beside(example, image_size):
 def narrowed(name, array, dtype):
     """Latents as they are kept. Raises ValueError where a number does not fit."""
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} is not finite: look at the first stage's weights")
+        raise ValueError(f"{name} is not finite: look at the weights that encode it")
     with np.errstate(over="ignore"):
         narrow = array.astype(dtype)
     if not np.isfinite(narrow).all():
@@ -62,57 +93,65 @@ def narrowed(name, array, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What turns a batch of examples into records: its pictures become latents."""
+    """What is kept of a batch of pictures, and of captions where config says so."""
 
-    posterior: object  # jitted: (params, uint8 pictures) -> {name: array}
+    kept: object  # jitted: (params, batch) -> {name: array}
     params: dict
     mesh: jax.sharding.Mesh
     dtype: str
+    inputs: tuple  # names of what it reads of a batch
 
-    def moments(self, image):
-        """{name: array as it is kept} of uint8 pictures [B, S, S, 3]."""
-        image = jax.device_put(image, sharding.batch_sharding(self.mesh))
-        found = jax.device_get(self.posterior(self.params, image))
+    def arrays(self, batch):
+        """{name: array as it is kept} of a batch of numpy arrays."""
+        batch = {name: batch[name] for name in self.inputs}
+        batch = jax.device_put(batch, sharding.batch_sharding(self.mesh))
+        found = jax.device_get(self.kept(self.params, batch))
         return {name: narrowed(name, x, self.dtype) for name, x in found.items()}
 
 
-def make_encoder(config, dtype):
-    """The Encoder of a config's first stage, on this host's devices."""
-    system = system_lib.build(config)
+def make_encoder(config, system, dtype):
+    """The Encoder of a config's frozen parts, on this host's devices."""
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    params = jax.device_put(frozen.load(config, system), sharding.replicated(mesh))
+    params, texts = frozen.load(config, system), config.data.embeddings
+    if texts:
+        params["cond_stage"] = frozen.start(config, system)[1]["cond_stage"]
 
     @jax.jit
-    def posterior(params, image):
-        return first_stage.kept(system.posterior(params, pictures.to_float(image)))
+    def kept(params, batch):
+        x = pictures.to_float(batch["image"])
+        found = first_stage.kept(system.posterior(params, x))
+        if texts:
+            found |= kept_texts.kept(system.condition(params, batch))
+        return found
 
-    return Encoder(posterior, params, mesh, dtype)
+    params = sharding.put_tree(params, mesh, "reading what encodes")
+    names = tuple(system.heldout) if texts else ("image",)
+    return Encoder(kept, params, mesh, dtype, names)
 
 
-def fields_of(config, example, dtype):
-    """The fields of a record: the latents', and those of an example of the data set."""
-    system = system_lib.build(config)
-    latent = jax.eval_shape(
-        lambda params, image: system.posterior(params, pictures.to_float(image)),
-        jax.eval_shape(system.init, jax.random.key(0)),
-        jax.ShapeDtypeStruct((1, *example["image"].shape), "uint8"),
-    )
-    shapes = {name: x.shape[1:] for name, x in first_stage.kept(latent).items()}
+def fields_of(config, system, example, dtype):
+    """The fields of a record: (what is encoded, what the data set says beside it)."""
+    encoded = [
+        latents.Field(name, dtype, x.shape[1:])
+        for name, x in system.batch.items()
+        if first_stage.is_kept(name) or kept_texts.is_kept(name)
+    ]
     kept = beside(example, config.data.image_size)
-    clash = shapes.keys() & kept.keys()
+    clash = {field.name for field in encoded} & kept.keys()
     if clash:
         raise ValueError(f"the data set has arrays that are called {sorted(clash)} too")
-    found = [latents.Field(name, dtype, shape) for name, shape in shapes.items()]
-    return found + [latents.field_of(name, value) for name, value in kept.items()]
+    counted = datasets.COUNTED if config.data.name in datasets.READ else ()
+    own = [latents.field_of(name, x, name in counted) for name, x in kept.items()]
+    return tuple(encoded), tuple(own)
 
 
 def records(encoder, fields, batches):
-    """Yields the bytes of one record after another."""
+    """Yields the bytes of one record after another; fields: those that are encoded."""
     for batch in batches:
-        columns = batch | encoder.moments(batch["image"])
-        for row in range(len(batch["image"])):
+        columns = encoder.arrays(batch)
+        for row, rest in enumerate(batch[REST]):
             example = {field.name: columns[field.name][row] for field in fields}
-            yield latents.pack(fields, example)
+            yield latents.pack(fields, example) + rest
 
 
 def padded(rows, batch_size):
@@ -136,32 +175,34 @@ def missing(folder, about, host, hosts):
     return found
 
 
-def encode(config, folder, n, split, shard, dtype, batch_size, progress):
-    """Fills a folder with the latents of a split's first n examples.
+def encode(config, folder, n, split, shard, dtype, batch_size, progress, texts=False):
+    """Fills a folder with the latents of a split's first n examples; None: of all.
 
     shard: examples of a file; batch_size: pictures at once, a multiple of this host's
-    devices; progress: (total) -> bar. Of several hosts each writes its part. Returns
-    {pictures, written, files, bytes, seconds}, all but the first this host's own.
+    devices; progress: (total) -> bar; texts: keep what is said of captions too. Of
+    several hosts each writes its part. Returns {pictures, written, files, bytes,
+    seconds}, all but the first this host's own.
     """
     began = time.perf_counter()
     folder = pathlib.Path(folder)
-    config = checked(config, folder)
-    source = inputs.drawn_source(config, split)
-    if n > len(source):
-        raise ValueError(f"--n={n} is more than the {len(source)} examples of {split}")
-    told = inputs.made_from(config, split) | {"n": n, "shard": shard, "dtype": dtype}
-    encoder = make_encoder(config, dtype)
-    fields = fields_of(config, source[0], dtype)
-    about = latents.begin(folder, told, fields)
+    config = checked(config, folder, texts)
+    source = inputs.square_source(config, split)
+    n = asked(config, split, n, len(source))
+    told = {"texts": {}, **inputs.made_from(config, split)}
+    told |= {"n": n, "shard": shard, "dtype": dtype}
+    system = system_lib.build(config)
+    encoder = make_encoder(config, system, dtype)
+    fields, own = fields_of(config, system, source[0], dtype)
+    about = latents.begin(folder, told, fields + own)
     todo = missing(folder, about, jax.process_index(), jax.process_count())
     parts = {
         latents.shard_path(folder, about, i): padded(latents.rows(about, i), batch_size)
         for i in todo
     }
     rows = np.concatenate([np.zeros(0, int), *parts.values()])
-    own = [field.name for field in fields if not first_stage.is_kept(field.name)]
+    parts_of = Parts(inputs.speech(config), own)
     batches = pipeline.batches(
-        *(Rows(source, rows), ("image", *own), None, batch_size, 0, 0, 1),
+        *(Rows(source, rows), (*encoder.inputs, REST), parts_of, batch_size, 0, 0, 1),
         config.data.workers,
     )
     with contextlib.closing(batches):

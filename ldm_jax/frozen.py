@@ -120,10 +120,11 @@ def located(named, folder, wanted):
 
 def digest_of_start(config):
     """The hash of the file train.init, "" without one."""
-    return _digest_of(paths.resolve(config.train.init)) if config.train.init else ""
+    return digest_of(paths.resolve(config.train.init)) if config.train.init else ""
 
 
-def _digest_of(path):
+def digest_of(path):
+    """The hash of a file, taken again only when it has changed."""
     about = path.stat()
     return _known_digest(path, about.st_size, about.st_mtime_ns)
 
@@ -146,7 +147,7 @@ def latents_of(path):
     The file's own, or where only a decoder was trained that of the file it came from.
     """
     meta = own.open_weights(path)[2] if own.has_header(path) else {}
-    return meta.get("latents", _digest_of(path))
+    return meta.get("latents", digest_of(path))
 
 
 def encoder_of_start(config):

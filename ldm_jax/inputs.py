@@ -17,10 +17,12 @@ from ldm_jax.data import (
     masks,
     packed,
     pipeline,
+    shards,
     tokenize,
     transforms,
 )
 from ldm_jax.data import degrade as degradations
+from ldm_jax.models import conditioners
 
 
 @functools.cache
@@ -82,24 +84,9 @@ def _training_words(config):
     return words(section, "once" if read else SPOKEN[section.kind])
 
 
-# What SDXL is told of a whole, uncut picture; the score is its refiner's default.
-AESTHETIC = 6.0
-
-
-def sizes(micro, image_size, aesthetic=AESTHETIC):
-    """The numbers of cond_stage.micro for a picture that was not cut: float32 [n]."""
-    told = {
-        "original_size": (image_size, image_size),
-        "crop": (0, 0),
-        "target_size": (image_size, image_size),
-        "aesthetic": (aesthetic,),
-    }
-    return np.array([x for name in micro for x in told[name]], np.float32)
-
-
 def _spoken(config, example, rng):
     tokens = _training_words(config)([example["caption"]])[0]
-    micro = sizes(config.cond_stage.micro, config.data.image_size)
+    micro = conditioners.sizes(config.cond_stage.micro, config.data.image_size)
     return {"tokens": tokens, "micro": micro}
 
 
@@ -180,16 +167,27 @@ class Prepare:
         return {**example, **told}
 
 
+def geometry_of(config, split):
+    """The Geometry of pictures that are read; None where they are drawn."""
+    data = config.data
+    if data.name not in datasets.READ:
+        return None
+    names.pick(transforms.CROPS, data.crop)
+    names.pick(transforms.RESIZES, data.resize)
+    geometry = transforms.Geometry(data.image_size, data.crop, data.resize, data.flip)
+    return geometry if split == "train" else geometry.steady()
+
+
 def prepare(config, split="train"):
-    """The transform of a config's examples."""
-    data, geometry = config.data, None
-    if data.name in datasets.READ:
-        names.pick(transforms.CROPS, data.crop)
-        names.pick(transforms.RESIZES, data.resize)
-        told = data.image_size, data.crop, data.resize, data.flip
-        geometry = transforms.Geometry(*told)
-        geometry = geometry if split == "train" else geometry.steady()
-    if config.task != "latent_diffusion":
+    """The transform of a config's examples.
+
+    Those that were kept by ldm_jax.encode have no pictures, they were cut before; and
+    with data.embeddings there is nothing left to tell.
+    """
+    data, kept = config.data, split == "train" and config.data.latents
+    geometry = geometry_of(config, split)
+    geometry = None if kept else geometry
+    if config.task != "latent_diffusion" or kept and data.embeddings:
         return Prepare(None, geometry)
     names.pick(degradations.DEGRADATIONS, data.degradation)
     if data.holes:
@@ -199,6 +197,16 @@ def prepare(config, split="train"):
     return Prepare(ml_collections.FrozenConfigDict(config), geometry)
 
 
+def speech(config):
+    """The Prepare of captions alone, where data.embeddings keeps what is said of them.
+
+    As in validation; pictures come as `square_source` has them.
+    """
+    if not config.data.embeddings:
+        return Prepare(None)
+    return dataclasses.replace(prepare(config, "heldout"), geometry=None)
+
+
 def source(config, split):
     """The examples of a config's data set: random access, deterministic.
 
@@ -206,14 +214,15 @@ def source(config, split):
     kept of their latents in place of pictures, are walked over again and again, each
     time in another order.
     """
-    drawn = drawn_source(config, split)
     if split != "train" or not config.data.latents:
+        drawn = drawn_source(config, split)
         if config.data.name in datasets.DRAWN:
             return drawn
         return pipeline.shuffled(drawn, config.seed)
+    square = square_source(config, split)
     folder = paths.resolve(config.data.latents)
     kept = latents.open_kept(folder, made_from(config, split))
-    latents.check_examples(kept, drawn)
+    latents.check_examples(kept, square)
     return pipeline.shuffled(kept, config.seed)
 
 
@@ -230,23 +239,52 @@ def drawn_source(config, split):
     return make(split, config.seed, config.data.image_size)
 
 
+def square_source(config, split):
+    """The pictures that latents are kept of, in order: those that are read are cut."""
+    drawn, geometry = drawn_source(config, split), geometry_of(config, split)
+    return transforms.Cut(drawn, geometry, config.seed) if geometry else drawn
+
+
+# Of cond_stage, what does not change what its encoder says of a caption.
+UNSAID = ("drop", "null_tokens")
+
+
 def made_from(config, split):
-    """What decides the latents of a config's pictures, as data.latents keeps it."""
-    return {
-        "data.name": config.data.name,
-        "data.image_size": config.data.image_size,
+    """What decides the latents of a config's pictures, as data.latents keeps it.
+
+    With data.embeddings "texts" joins: what decides what is kept of the captions.
+    """
+    data = config.data
+    read = data.name in datasets.READ
+    told = {
+        "data.name": data.name,
+        "data.image_size": data.image_size,
+        "data.path": shards.digest(paths.resolve(data.path)) if read else "",
+        **{f"data.{key}": data[key] for key in ("crop", "resize", "flip")},
         "seed": config.seed,
         "split": split,
         "first_stage.kind": config.first_stage.kind,
         "first_stage.weights": frozen.digest(config),
         "first_stage.dtype": config.first_stage.dtype,
     }
+    if not data.embeddings:
+        return told
+    section = config.cond_stage
+    texts = {
+        f"cond_stage.{key}": list(value) if isinstance(value, tuple) else value
+        for key, value in section.items()
+        if key not in UNSAID
+    }
+    vocabulary = frozen.digest_of(paths.resolve(section.vocabulary))
+    texts |= {"cond_stage.vocabulary": vocabulary}
+    return told | {"texts": texts | {"train.init": frozen.digest_of_start(config)}}
 
 
 def check(config):
     """Raises in words what `batches` would: an unknown data set or vocabulary."""
     names.pick(datasets.DATASETS, config.data.name)
-    prepare(config)
+    for split in ("train", "heldout"):
+        prepare(config, split)
     if config.data.latents:
         source(config, "train")
     if config.data.name in datasets.READ:

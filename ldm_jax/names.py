@@ -23,3 +23,10 @@ def record(kind, section):
 def covers(pattern, path):
     """Whether a pattern such as "unet" or "unet/up_*" matches a path or one above."""
     return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"{pattern}/*")
+
+
+def reaches(pattern, role):
+    """Whether a pattern can cover anything below a top level: "*norm*" can, of any."""
+    whole = f"{pattern}/*"
+    starts = (whole[:end] for end in range(1, len(whole) + 1))
+    return any(fnmatch.fnmatch(f"{role}/", start) for start in starts)

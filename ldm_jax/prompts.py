@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 
 from ldm_jax import class_names, inputs
+from ldm_jax.models import conditioners
 
 NEGATIVE_AESTHETIC = 2.5  # what SDXL's refiner is told to stay away from
 
@@ -55,6 +56,6 @@ SPELLED = {"text": lambda words, texts: {"tokens": words(texts)}, "clip": _clip}
 
 def _sizes(micro, image_size, count):
     """The same for all rows but the last, whose score is the negative one."""
-    rows = np.tile(inputs.sizes(micro, image_size), (count, 1))
-    rows[-1] = inputs.sizes(micro, image_size, NEGATIVE_AESTHETIC)
+    rows = np.tile(conditioners.sizes(micro, image_size), (count, 1))
+    rows[-1] = conditioners.sizes(micro, image_size, NEGATIVE_AESTHETIC)
     return rows

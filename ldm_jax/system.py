@@ -12,6 +12,7 @@ from ldm_jax import (
     first_stage,
     first_stage_loss,
     judge_loss,
+    kept_texts,
     losses,
     names,
     pictures,
@@ -40,8 +41,8 @@ class System:
     #                  -> (grads, extra, metrics)
     validate: Callable  # (params, keys, batch) -> {name: [B]}, on fixed noise
     batch: dict  # name -> ShapeDtypeStruct of one global batch of training
-    heldout: dict | None = None  # the same of validation, which has pictures where
-    #                              training may have what was kept of their latents
+    heldout: dict | None = None  # the same of validation, which has pictures and
+    #                              captions where training may have what was kept
     posterior: Callable | None = None  # (params, x) -> Posterior or Point, unscaled,
     #                                    to be kept
     latent: Callable | None = None  # (keys, posterior) -> z_0, drawn from it and scaled
@@ -81,7 +82,7 @@ def condition_shapes(config):
     params = jax.eval_shape(system.init, jax.random.key(0))
     one = {
         name: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-        for name, x in system.batch.items()
+        for name, x in system.heldout.items()
     }
     return jax.eval_shape(system.condition, params, one)
 
@@ -158,7 +159,11 @@ def _latent_diffusion(config):
     inputs = _inputs(config, conditioner.inputs | holes)
     side = size // arch_of_first_stage(config).factor
     latent = (side, side, config.first_stage.embed_channels)
-    kept = conditioner.inputs | first_stage.kept_shapes(config.first_stage, latent)
+    kept = first_stage.kept_shapes(config.first_stage, latent) | (
+        kept_texts.kept_shapes(conditioner)
+        if config.data.embeddings
+        else conditioner.inputs
+    )
     sampler = names.pick(samplers.SAMPLERS, config.sample.sampler)
     names.pick(losses.NORMS, config.loss.norm)  # unknown: an error here, not later
 
@@ -204,29 +209,32 @@ def _latent_diffusion(config):
             return stage["latent"](keys, posterior)
         return stage["encode"](params, keys, pictures.to_float(batch["image"]))
 
-    def error(params, keys, batch, t, rng, told):
+    def error(params, keys, batch, cond, t, rng, told):
         """losses.diffusion at the steps t, on the keys' noise; told: its knobs."""
         z_0 = clean(params, keys, batch)
         eps = losses.normal(losses.split(keys, "eps"), latent)
-        cond = condition(params, batch)
 
         def predict(z_t):
             return denoise(params, z_t, t, cond, rng)
 
         return losses.diffusion(predict, schedule, z_0, t, eps, **told)
 
-    def dropped(keys, batch):
-        """The batch, a share of whose conditions says "no condition"."""
+    def dropped(params, keys, batch):
+        """The Cond of a batch, a share of which says "no condition"."""
         draw = jax.vmap(jax.random.bernoulli, (0, None))
         drop = draw(losses.split(keys, "drop"), config.cond_stage.drop)
-        if conditioner.null is None:
-            return batch
-        null = conditioner.null(batch)
 
         def swap(a, b):
             return jnp.where(drop.reshape(-1, *[1] * (a.ndim - 1)), b, a)
 
-        return jax.tree.map(swap, batch, null)
+        cond = kept_texts.cond_of(batch)
+        if cond is not None:
+            micro = conditioners.sizes(config.cond_stage.micro, size)
+            null = kept_texts.untold(conditioner, params["cond_stage"], micro)
+            return jax.tree.map(swap, cond, null)
+        if conditioner.null is not None:
+            batch = jax.tree.map(swap, batch, conditioner.null(batch))
+        return condition(params, batch)
 
     def grads(params, frozen, extra, step, keys, batch):
         # The networks' dropout alone draws per batch; all else draws per picture.
@@ -236,8 +244,8 @@ def _latent_diffusion(config):
 
         def loss_fn(params):
             everything = trees.merge(params, frozen)
-            told = dropped(keys, batch)
-            loss, _ = error(everything, keys, told, t, rng, config.loss)
+            cond = dropped(everything, keys, batch)
+            loss, _ = error(everything, keys, batch, cond, t, rng, config.loss)
             return jnp.mean(loss)
 
         loss, grads = jax.value_and_grad(loss_fn)(params)
@@ -252,7 +260,8 @@ def _latent_diffusion(config):
         t = jnp.minimum(t, steps - 1)  # rounding may reach T
         # Weights of training aside, so that runs with others compare.
         alike = {**config.loss, "min_snr": 0.0}
-        loss, bits = error(params, keys, batch, t, None, alike)
+        cond = condition(params, batch)
+        loss, bits = error(params, keys, batch, cond, t, None, alike)
         told = {"loss_simple": loss, "t": t}
         return told if bits is None else {**told, "loss_vlb": bits}
 

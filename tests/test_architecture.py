@@ -51,9 +51,10 @@ MAY_IMPORT = {
     "first_stage": {"losses", "models", "names"},
     "first_stage_loss": {"adversary", "losses", "models", "pictures", "trees"},
     "judge_loss": {"pictures"},
+    "kept_texts": {"denoise"},
     "system": {
         *{*KIT, *MATHS, "config", "models", "pictures"},
-        *("first_stage", "first_stage_loss", "judge_loss"),
+        *("first_stage", "first_stage_loss", "judge_loss", "kept_texts"),
     },
     "checkpoint": KIT,
     "evaluation": KIT,

@@ -259,7 +259,6 @@ WRONG = {
         degradation="bsr"
     ),
     "data.holes 'box' does nothing where cond_stage.inpaint is ''": dict(holes="box"),
-    "data.latents 'x' is of data sets that are drawn": dict(name="packed", latents="x"),
 }
 
 

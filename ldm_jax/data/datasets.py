@@ -1,7 +1,8 @@
 """The data sets by name: those that are drawn, and those that are read.
 
 Drawn: functions (split, seed, image_size) -> source of square examples without an end.
-Read: functions (path, split) -> source of examples of any size, each of them once.
+Read: functions (path, split) -> source of examples of any size, each of them once;
+COUNTED are their arrays that have a row for each object of a picture.
 """
 
 import dataclasses
@@ -41,3 +42,4 @@ READ = {
     "tfds": tfds.opened,
 }
 DATASETS = DRAWN | READ
+COUNTED = ("classes", "boxes", "flags")

@@ -2,9 +2,9 @@
 
 latents.json has all that decides what is in the folder, and the fields of a record.
 The records lie in shards of equally many, train-00003-of-00060.array_record. A record
-is its fields one after the other: the numbers of an array, or the length of a text and
-its UTF-8. Reading them executes nothing. What a text encoder that is not trained says
-could be one more field.
+is its fields one after the other: the numbers of an array, led by their count of rows
+where that differs from picture to picture, or the length of a text and its UTF-8.
+Reading them executes nothing.
 """
 
 import dataclasses
@@ -21,8 +21,9 @@ import numpy as np
 from ldm_jax.data import shards
 
 ABOUT = "latents.json"
-FORMAT = 1
+FORMAT = 2
 TEXT = "text"
+COUNTED = -1  # the first number of a shape where each record says its own
 DTYPES = {
     name: np.dtype(name).newbyteorder("<")
     for name in (
@@ -37,6 +38,10 @@ KEYS = {
     **dict.fromkeys(("data.name", "split", "dtype"), str),
     **dict.fromkeys(("first_stage.kind", "first_stage.weights"), str),
     "first_stage.dtype": str,
+    # Of pictures that are read: the hash of what lies there, and how they are cut.
+    **dict.fromkeys(("data.path", "data.crop", "data.resize"), str),
+    "data.flip": bool,
+    "texts": dict,  # keys of a config that decide what is kept of captions; {}: nothing
 }
 MAX_SHARDS = 2**20
 COMPARED = 4  # examples that are drawn again when a folder is opened
@@ -50,15 +55,25 @@ class Field:
     dtype: str  # a key of DTYPES, or TEXT
     shape: tuple = ()
 
+    @property
+    def counted(self):
+        """Whether each record says how many rows it has."""
+        return self.shape[:1] == (COUNTED,)
 
-def field_of(name, value):
-    """The Field of an example's value: a string or numbers."""
+
+def field_of(name, value, counted=False):
+    """The Field of an example's value: a string or numbers.
+
+    counted: whether other examples may have more or fewer rows.
+    """
     if isinstance(value, str):
         return Field(name, TEXT)
     array = np.asarray(value)
     if array.dtype.name not in DTYPES:
         raise ValueError(f"{name!r} is {array.dtype.name}: no numbers that can be kept")
-    return Field(name, array.dtype.name, array.shape)
+    counted = counted and array.ndim > 0
+    shape = (COUNTED, *array.shape[1:]) if counted else array.shape
+    return Field(name, array.dtype.name, shape)
 
 
 def pack(fields, example):
@@ -66,16 +81,18 @@ def pack(fields, example):
     parts = []
     for field in fields:
         value = example[field.name]
-        if field_of(field.name, value) != field:
+        found = field_of(field.name, value, field.counted)
+        if found != field:
             raise ValueError(
-                f"{field_of(field.name, value)} of an example differs from that of the "
-                f"first one, {field}"
+                f"{found} of an example differs from that of the first one, {field}"
             )
         if field.dtype == TEXT:
-            text = value.encode()
-            parts += [struct.pack("<I", len(text)), text]
+            value = np.frombuffer(value.encode(), np.uint8)
         else:
-            parts.append(np.asarray(value, DTYPES[field.dtype]).tobytes())
+            value = np.asarray(value, DTYPES[field.dtype])
+        if field.dtype == TEXT or field.counted:
+            parts.append(struct.pack("<I", len(value)))
+        parts.append(value.tobytes())
     return b"".join(parts)
 
 
@@ -86,18 +103,18 @@ def unpack(fields, record):
     """
     example, start = {}, 0
     for field in fields:
-        if field.dtype == TEXT:
-            dtype = np.dtype("uint8")
+        dtype, shape = np.dtype("uint8"), (COUNTED,)
+        if field.dtype != TEXT:
+            dtype, shape = DTYPES[field.dtype], field.shape
+        if shape[:1] == (COUNTED,):
             (count,) = struct.unpack("<I", _cut(record, start, 4, field.name))
-            start += 4
-        else:
-            dtype, count = DTYPES[field.dtype], math.prod(field.shape)
-        part = _cut(record, start, count * dtype.itemsize, field.name)
+            start, shape = start + 4, (count, *shape[1:])
+        part = _cut(record, start, math.prod(shape) * dtype.itemsize, field.name)
         start += len(part)
         if field.dtype == TEXT:
             example[field.name] = part.decode()
         else:
-            array = np.frombuffer(part, dtype).reshape(field.shape)
+            array = np.frombuffer(part, dtype).reshape(shape)
             wide = np.float32 if field.dtype == "float16" else field.dtype
             example[field.name] = array.astype(wide)
     if start != len(record):
@@ -165,7 +182,10 @@ def _checked(about):
         if type(about[key]) is not kind:
             raise ValueError(f"{key} is {about[key]!r}, it must be {kind.__name__}")
     if about["format"] != FORMAT:
-        raise ValueError(f"its format is {about['format']}, known is {FORMAT}")
+        raise ValueError(
+            f"its format is {about['format']}, known is {FORMAT}: encode the pictures "
+            "again, into another folder"
+        )
     if about["n"] < 1 or about["shard"] < 1 or shard_count(about) > MAX_SHARDS:
         raise ValueError(f"no 1 to {MAX_SHARDS} shards of {about['shard']} are it all")
     if about["split"] not in ("train", "heldout"):
@@ -178,7 +198,7 @@ def _fields(rows):
     for row in rows if isinstance(rows, list) else [None]:
         match row:
             case [str(name), str(dtype), list(shape)] if dtype in {TEXT, *DTYPES}:
-                if not all(type(n) is int and n >= 0 for n in shape):
+                if not _is_shape(shape):
                     raise ValueError(f"field {name!r} has the shape {shape}")
                 found.append(Field(name, dtype, tuple(shape)))
             case _:
@@ -188,12 +208,29 @@ def _fields(rows):
     return tuple(found)
 
 
+def _is_shape(shape):
+    """Whether a list can be one; rows that are counted must have bytes."""
+    counted = shape[:1] == [COUNTED]
+    whole = all(type(n) is int for n in shape)
+    return whole and all(counted <= n < 2**31 for n in shape[counted:])
+
+
 def _check_same(folder, found, wanted):
-    for key, now in wanted.items():
-        if found[key] != now:
+    texts = wanted.get("texts")
+    if texts and not found["texts"]:
+        raise ValueError(
+            f"{folder} keeps no texts, which data.embeddings reads: python -m "
+            "ldm_jax.encode --texts keeps them, in another folder"
+        )
+    now = {key: value for key, value in wanted.items() if key != "texts"}
+    if texts is not None:
+        now |= {"--texts": bool(texts), **texts}
+    then = found["texts"] | found | {"--texts": bool(found["texts"])}
+    for key, value in now.items():
+        if then.get(key) != value:
             raise ValueError(
-                f"the latents in {folder} were made with {key} {found[key]!r}, now it "
-                f"is {now!r}: take another folder, or the same {key}"
+                f"the latents in {folder} were made with {key} {then.get(key)!r}, now "
+                f"it is {value!r}: take another folder, or the same {key}"
             )
 
 
@@ -257,6 +294,7 @@ def open_kept(folder, wanted):
 def command(folder, about):
     """What wrote a folder, and completes it."""
     told = " ".join(f"--{key}={about[key]}" for key in ("n", "split", "shard", "dtype"))
+    told += " --texts" if about["texts"] else ""
     return f"python -m ldm_jax.encode --config=... --out={folder} {told}"
 
 

@@ -4,12 +4,14 @@ Reading them executes nothing. What a record holds is the matter of those who wr
 """
 
 from concurrent import futures
+import hashlib
 import os
 import pathlib
 import uuid
 
 # A record can be read alone; what we keep does not get smaller by compression.
 WRITTEN = "group_size:1,uncompressed"
+SAMPLES, BLOCK = 16, 4096  # of a shard: how many parts its digest is of, bytes of each
 
 
 def path(folder, split, shard, shards):
@@ -96,3 +98,23 @@ def opened(paths, counts, command):
         list(pool.map(check, paths, counts))
     spans = [f"{path}[0:{count}]" for path, count in zip(paths, counts, strict=True)]
     return array_record_data_source.ArrayRecordDataSource(spans)
+
+
+def digest(folder):
+    """What tells a folder of shards from others: 12 hexadecimal digits of a sha256.
+
+    Of its JSON files, and of each shard the name, the size and parts from all over it:
+    shards are filled up to multiples of 64 KiB, so other pictures may be of one size.
+    """
+    found = hashlib.sha256()
+    for path in sorted(pathlib.Path(folder).iterdir()):
+        if path.suffix == ".json":
+            found.update(path.name.encode() + path.read_bytes())
+        elif ".array_record" in path.name and not path.name.startswith("."):
+            size = path.stat().st_size
+            found.update(f"{path.name} {size} ".encode())
+            with open(path, "rb") as file:
+                for i in range(SAMPLES):
+                    file.seek(max(size - BLOCK, 0) * i // (SAMPLES - 1))
+                    found.update(file.read(BLOCK))
+    return found.hexdigest()[:12]

@@ -6,6 +6,7 @@ say what of it is seen (data.layout takes them so).
 """
 
 import dataclasses
+from typing import Any
 
 import cv2
 import numpy as np
@@ -105,3 +106,22 @@ def _nearest(numbers, size):
     side = len(numbers)
     places = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
     return numbers[places][:, places]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Pictures that are read, made square once and for all, as a source; picklable.
+
+    Crop and flip of example i come from (seed, i): every walk sees the same ones.
+    """
+
+    source: Any
+    geometry: Geometry
+    seed: int
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng((self.seed, int(index)))
+        return self.geometry(self.source[index], rng)

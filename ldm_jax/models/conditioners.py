@@ -10,6 +10,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ldm_jax import denoise, names
 from ldm_jax.models import clip as clip_lib
@@ -103,6 +104,19 @@ def layout(*, vocab, length, width, depth, heads, head_channels, dtype):
 # SDXL's micro-conditioning (Podell et al., 2023): how many numbers each brings.
 MICRO = {"original_size": 2, "crop": 2, "target_size": 2, "aesthetic": 1}
 MICRO_WIDTH = 256  # of the sinusoids of each number
+# What SDXL is told of a whole, uncut picture; the score is its refiner's default.
+AESTHETIC = 6.0
+
+
+def sizes(micro, image_size, aesthetic=AESTHETIC):
+    """The numbers of cond_stage.micro for a picture that was not cut: float32 [n]."""
+    told = {
+        "original_size": (image_size, image_size),
+        "crop": (0, 0),
+        "target_size": (image_size, image_size),
+        "aesthetic": (aesthetic,),
+    }
+    return np.array([x for name in micro for x in told[name]], np.float32)
 
 
 def clip(
