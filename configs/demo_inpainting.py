@@ -14,7 +14,7 @@ from ldm_jax import config
 
 
 def get_config():
-    c = config.demo(steps=2_800)
+    c = config.demo(steps=2_000)
     c.data.update(name="emoji_scenes", holes="lama")
     c.cond_stage.inpaint = "ldm"
     c.unet.update(attention="plain", positions=False)

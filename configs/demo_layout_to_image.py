@@ -18,5 +18,5 @@ def get_config():
     c.data.name = "emoji_scenes"
     c.cond_stage.update(kind="layout", classes=7, vocab=257, length=17, drop=0.1)
     c.cond_stage.update(width=128, depth=2, heads=4, head_channels=32)
-    c.sample.scale = 2.0
+    c.sample.scale = 4.5
     return config.check(c)

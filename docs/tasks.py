@@ -1,0 +1,50 @@
+"""Draws docs/tasks.png: the first rows of what `evaluate` drew of each demo task.
+
+python -m docs.tasks FOLDER
+
+FOLDER has a folder for each of SHEETS, the --out of `python -m ldm_jax.evaluate` for
+that task's demo (docs/small_models.md). Nothing is picked: the pictures are the first.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+HERE = pathlib.Path(__file__).parent
+CELL, ROWS, TITLE = 66, 3, 16  # pixels of a cell and of a line; rows of a sheet
+SHEETS = {  # folder -> its sheet, and what is in a group of its columns
+    "class": ("condition", "drawn, real"),
+    "layout": ("condition", "boxes, drawn, real"),
+    "semantic": ("condition", "map, drawn, real"),
+    "super_resolution": ("restoration", "16x16, bicubic, drawn, real"),
+    "inpainting": ("restoration", "hole, mean, Telea, drawn, real"),
+}
+
+
+def strip(folder, name):
+    """The first rows of a sheet below a line that says what they are: uint8."""
+    sheet, told = SHEETS[name]
+    with Image.open(folder / name / f"{sheet}.png") as image:
+        rows = image.convert("RGB").crop((0, 0, image.width, ROWS * CELL + 2))
+    canvas = Image.new("RGB", (rows.width, rows.height + TITLE), "white")
+    canvas.paste(rows, (0, TITLE))
+    words = f"{name.replace('_', '-')}: {told}, three times in a row"
+    ImageDraw.Draw(canvas).text((3, 2), words, "black")
+    return np.asarray(canvas)
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1])
+    strips = [strip(folder, name) for name in SHEETS]
+    width = max(strip.shape[1] for strip in strips)
+    padding = [((0, 0), (0, width - strip.shape[1]), (0, 0)) for strip in strips]
+    wide = [
+        np.pad(s, p, constant_values=255) for s, p in zip(strips, padding, strict=True)
+    ]
+    Image.fromarray(np.concatenate(wide)).save(HERE / "tasks.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
