@@ -23,7 +23,7 @@ def _data():
         batch_size=48,  # global: over all devices and hosts
         workers=0,  # grain processes that prepare examples; 0: threads only
         latents="",  # folder by ldm_jax.encode to train from, instead of pictures
-        embeddings=False,  # read those of the captions there too: encode --texts
+        texts=False,  # read there what is said of captions too: encode --texts
         degradation="pil_bicubic",  # to "low_res", a key of data.degrade.DEGRADATIONS
         holes="",  # to in-paint, a key of data.masks.FREE; "": the data set's own
     )

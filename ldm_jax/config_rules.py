@@ -107,8 +107,8 @@ def _data(c):
         "learns from pictures: it must be ''",
     )
     rules.require(
-        c.data.latents or not c.data.embeddings,
-        "data.embeddings True reads what ldm_jax.encode --texts kept in the folder "
+        c.data.latents or not c.data.texts,
+        "data.texts True reads what ldm_jax.encode --texts kept in the folder "
         "data.latents, which is '': name it",
     )
     _of_files(c.data, c.task == "latent_diffusion")

@@ -126,7 +126,7 @@ def diffusion(c):
         _layout(cond)
     if c.data.latents:
         _kept(c)
-    if c.data.embeddings:
+    if c.data.texts:
         _kept_texts(c)
     _heard(c)
     _made(c)
@@ -191,9 +191,9 @@ def _kept(c):
 
 
 def _kept_texts(c):
-    """With data.embeddings a batch has what the encoder says, which must stay so."""
+    """With data.texts a batch has what the encoder says, which must stay so."""
     train, kind = c.train, c.cond_stage.kind
-    why = "data.embeddings must be False: "
+    why = "data.texts (encode --texts) must be False: "
     rules.require(
         kind in ("text", "clip"),
         f"{why}cond_stage.kind is {kind!r}, and only 'text' and 'clip' read captions",

@@ -17,7 +17,7 @@ layouts know of both. Without --n it is all of them.
 
 --texts also keeps what a text encoder that is not trained says of the captions, as
 Stable Diffusion's: it is read from train.init, and training with
---config.data.embeddings=True runs it no more, but for the null of guidance, validation
+--config.data.texts=True runs it no more, but for the null of guidance, validation
 and pictures. Of 77 tokens of 768 numbers that is 118 kB a picture in float16.
 
 The same command again writes the shards that are missing, after `kill -9` too; with

@@ -50,11 +50,10 @@ class Parts:
 def checked(config, folder, texts):
     """The config that would train from the folder; ValueError where none could.
 
-    data.embeddings says whether texts are kept: where they are asked for or read.
+    data.texts says whether texts are kept: where they are asked for or read.
     """
     config = config.copy_and_resolve_references()
-    embeddings = texts or config.data.embeddings
-    config.data.update(latents=str(folder), embeddings=embeddings)
+    config.data.update(latents=str(folder), texts=texts or config.data.texts)
     return config_lib.check(config)
 
 
@@ -112,7 +111,7 @@ class Encoder:
 def make_encoder(config, system, dtype):
     """The Encoder of a config's frozen parts, on this host's devices."""
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    params, texts = frozen.load(config, system), config.data.embeddings
+    params, texts = frozen.load(config, system), config.data.texts
     if texts:
         params["cond_stage"] = frozen.start(config, system)[1]["cond_stage"]
 
@@ -186,6 +185,7 @@ def encode(config, folder, n, split, shard, dtype, batch_size, progress, texts=F
     began = time.perf_counter()
     folder = pathlib.Path(folder)
     config = checked(config, folder, texts)
+    inputs.check_pack(config)
     source = inputs.square_source(config, split)
     n = asked(config, split, n, len(source))
     told = {"texts": {}, **inputs.made_from(config, split)}

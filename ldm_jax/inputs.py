@@ -17,7 +17,6 @@ from ldm_jax.data import (
     masks,
     packed,
     pipeline,
-    shards,
     tokenize,
     transforms,
 )
@@ -182,12 +181,12 @@ def prepare(config, split="train"):
     """The transform of a config's examples.
 
     Those that were kept by ldm_jax.encode have no pictures, they were cut before; and
-    with data.embeddings there is nothing left to tell.
+    with data.texts there is nothing left to tell.
     """
     data, kept = config.data, split == "train" and config.data.latents
     geometry = geometry_of(config, split)
     geometry = None if kept else geometry
-    if config.task != "latent_diffusion" or kept and data.embeddings:
+    if config.task != "latent_diffusion" or kept and data.texts:
         return Prepare(None, geometry)
     names.pick(degradations.DEGRADATIONS, data.degradation)
     if data.holes:
@@ -198,11 +197,11 @@ def prepare(config, split="train"):
 
 
 def speech(config):
-    """The Prepare of captions alone, where data.embeddings keeps what is said of them.
+    """The Prepare of captions alone, where data.texts keeps what is said of them.
 
     As in validation; pictures come as `square_source` has them.
     """
-    if not config.data.embeddings:
+    if not config.data.texts:
         return Prepare(None)
     return dataclasses.replace(prepare(config, "heldout"), geometry=None)
 
@@ -252,14 +251,13 @@ UNSAID = ("drop", "null_tokens")
 def made_from(config, split):
     """What decides the latents of a config's pictures, as data.latents keeps it.
 
-    With data.embeddings "texts" joins: what decides what is kept of the captions.
+    With data.texts "texts" joins: what decides what is kept of the captions.
     """
     data = config.data
-    read = data.name in datasets.READ
     told = {
         "data.name": data.name,
         "data.image_size": data.image_size,
-        "data.path": shards.digest(paths.resolve(data.path)) if read else "",
+        "content": datasets.content(data.name, paths.resolve(data.path)),
         **{f"data.{key}": data[key] for key in ("crop", "resize", "flip")},
         "seed": config.seed,
         "split": split,
@@ -267,7 +265,7 @@ def made_from(config, split):
         "first_stage.weights": frozen.digest(config),
         "first_stage.dtype": config.first_stage.dtype,
     }
-    if not data.embeddings:
+    if not data.texts:
         return told
     section = config.cond_stage
     texts = {
@@ -290,6 +288,11 @@ def check(config):
     if config.data.name in datasets.READ:
         for split in ("train", "heldout"):
             drawn_source(config, split)
+    check_pack(config)
+
+
+def check_pack(config):
+    """Raises ValueError where a packed folder lacks what the model is told."""
     if config.data.name == "packed":
         packed.check(paths.resolve(config.data.path), _wanted(config))
 
@@ -332,7 +335,13 @@ def held_out(config, count, seed):
     """The first `count` held-out examples, as the model is given them: a list.
 
     What is random in them (a hole, a degradation, the order of a layout) comes from the
-    seed and the place alone.
+    seed and the place alone. Raises ValueError where there are not so many.
     """
-    examples, give = source(config, "heldout"), prepare(config, "heldout")
+    check_pack(config)
+    examples, give = drawn_source(config, "heldout"), prepare(config, "heldout")
+    if count > len(examples):
+        raise ValueError(
+            f"{count} pictures are asked for, and {config.data.path} has "
+            f"{len(examples)} that are held out: take --n={len(examples)} or fewer"
+        )
     return [give(examples[i], np.random.default_rng((seed, i))) for i in range(count)]

@@ -163,7 +163,8 @@ def first_batch(config, keys, count):
     if config.data.latents:
         raise ValueError(
             f"data.latents {config.data.latents!r} has no pictures to draw: "
-            "--config.data.latents= draws those that it was made from"
+            "--config.data.latents= --config.data.texts=False draws those that it was "
+            "made from"
         )
     prepare, rng = inputs.prepare(config), np.random.default_rng(config.seed)
     example = prepare(inputs.source(config, "train")[0], rng)

@@ -2,6 +2,7 @@
 
 from concurrent import futures
 import dataclasses
+import hashlib
 import io
 import os
 import pathlib
@@ -137,7 +138,7 @@ def pack(source, out, options, progress):
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made:
         with progress(len(found.rows)) as bar:
-            splits, left_out = _written(made, found, options, bar)
+            splits, content, left_out = _written(made, found, options, bar)
         in_all = set.intersection(*(set(row.files) for row in found.rows))
         about = {
             "splits": splits,
@@ -145,6 +146,7 @@ def pack(source, out, options, progress):
             "maps": sorted(in_all - {"file_name"}),
             "captions": any(row.text for row in found.rows),
             "skipped": len(left_out),
+            "content": content,
         }
         packed.write_about(made, about)
         os.chmod(made, 0o755)  # a temporary folder is its owner's alone
@@ -166,9 +168,9 @@ def lacking(source, ignored=()):
 
 
 def _written(made, found, options, bar):
-    """Writes all shards; ({split: their counts}, who was left out)."""
+    """Writes all shards; ({split: their counts}, their hash, who was left out)."""
     rows = splits_of(found.rows, options.heldout)
-    splits, left_out = {}, []
+    splits, content, left_out = {}, hashlib.sha256(), []
 
     def one(i):
         row, told = found.rows[i], (found.labels[i], found.objects[i])
@@ -191,12 +193,14 @@ def _written(made, found, options, bar):
                 if records:
                     path = packed.shard_path(made, split, len(counts))
                     shards.write(path, records, len(records))
+                    for part in records:
+                        content.update(part)
                     counts.append(len(records))
             if counts:
                 splits[split] = counts
     if not splits:
         raise ValueError(f"no picture of {len(found.rows)} is readable: {left_out[0]}")
-    return splits, left_out
+    return splits, content.hexdigest()[:16], left_out
 
 
 def _check_share(left_out, total, broken):

@@ -55,6 +55,13 @@ def _of_low_res(examples, truth):
 
 def _of_holes(examples, truth):
     masks = np.stack([example["mask"] for example in examples])
+    for number, share in enumerate(masks.mean(axis=(1, 2))):
+        if not 0 < share < 1:
+            much = "all" if share else "none"
+            raise ValueError(
+                f"the hole of held-out picture {number} is {much} of it: there must be "
+                "some, and something around it"
+            )
     given = np.where(masks[..., None] > 0, np.uint8(0), truth)
     rivals = {"mean": mean_fill(truth, masks), "telea": telea(given, masks)}
     return given, rivals, masks

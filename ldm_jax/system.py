@@ -160,9 +160,7 @@ def _latent_diffusion(config):
     side = size // arch_of_first_stage(config).factor
     latent = (side, side, config.first_stage.embed_channels)
     kept = first_stage.kept_shapes(config.first_stage, latent) | (
-        kept_texts.kept_shapes(conditioner)
-        if config.data.embeddings
-        else conditioner.inputs
+        kept_texts.kept_shapes(conditioner) if config.data.texts else conditioner.inputs
     )
     sampler = names.pick(samplers.SAMPLERS, config.sample.sampler)
     names.pick(losses.NORMS, config.loss.norm)  # unknown: an error here, not later

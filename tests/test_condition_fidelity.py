@@ -41,6 +41,19 @@ def test_a_label_is_the_thing_that_covers_most():
     assert told == {"accuracy": pytest.approx(1 / 3)}
 
 
+def test_a_picture_that_shows_nothing_or_two_alike_has_no_label():
+    """Nor is one wrong in which every place is a thing."""
+    full, blank = np.full((16, 16), FOX), grid()
+    tie = grid(a=(0, 0, 0, 4, 4), b=(FOX, 8, 8, 12, 12))
+    told = condition_fidelity.label(
+        [{"label": np.int32(0)}] * 2, np.stack([blank, tie])
+    )
+    assert told == {"accuracy": 0}
+    seen = np.stack([full, grid(a=(FOX, 0, 0, 1, 1))])
+    told = condition_fidelity.label([{"label": np.int32(FOX)}] * 2, seen)
+    assert told == {"accuracy": 1}
+
+
 def of_boxes(*rows):
     """An example's boxes and classes, the last row unused."""
     boxes = np.array([*(row[1:] for row in rows), (0, 0, 0, 0)], np.float32)
@@ -64,6 +77,11 @@ def test_a_box_takes_in_the_places_it_touches():
     at = np.array([2.4, 3.4, 2.6, 3.5]) / 16
     told = condition_fidelity.layout([of_boxes((0, *at))], seen)
     assert told["boxes_right"] == 1
+
+
+def test_pictures_without_boxes_are_refused():
+    with pytest.raises(ValueError, match="none of the pictures has a box"):
+        condition_fidelity.layout([of_boxes()], grid()[None])
 
 
 def test_maps_by_intersection_over_union_of_what_is_told():

@@ -304,3 +304,14 @@ def test_where_no_data_are_that_is_told(tmp_path):
         c.data.path = ""
         with pytest.raises(ValueError, match="data.path is empty: name the folder"):
             inputs.check(c)
+
+
+def test_no_picture_is_held_out_twice(packs):
+    c = config_of(packs)
+    there = len(inputs.drawn_source(c, "heldout"))
+    found = inputs.held_out(c, there, seed=0)
+    assert len({example["image"].tobytes() for example in found}) == there
+    again = inputs.held_out(c, there, seed=0)
+    np.testing.assert_array_equal(found[0]["image"], again[0]["image"])
+    with pytest.raises(ValueError, match=f"{there + 1} pictures .*take --n={there} or"):
+        inputs.held_out(c, there + 1, seed=0)

@@ -12,10 +12,8 @@ import tqdm
 
 from ldm_jax import config as config_lib
 from ldm_jax import encoding, frozen, inputs, packing, pictures, system
-from ldm_jax.data import (
-    folder as folders,
-)
-from ldm_jax.data import latents, layout, packed, pipeline, shards, transforms
+from ldm_jax.data import datasets, latents, layout, packed, pipeline, shards, transforms
+from ldm_jax.data import folder as folders
 
 PICTURES, N, SIZE = 16, 12, 16  # of N the latents, the others are held out
 BOX = [0.25, 0.0, 0.6, 1.0]
@@ -178,17 +176,36 @@ def test_another_geometry_is_refused_by_its_key(place, folder, key, value):
 
 
 def test_a_pack_of_other_pictures_of_one_size_is_refused(place, folder, tmp_path):
-    """pack.json is the same, and so are the sizes of all files."""
+    """The sizes of all files are the same, and of pack.json all but the content."""
     other = packed_folder(tmp_path, shift=1)
     for path in place[0].iterdir():
         assert (other / path.name).stat().st_size == path.stat().st_size
-    about = [(where / packed.ABOUT).read_text() for where in (other, place[0])]
-    assert about[0] == about[1]
-    with pytest.raises(ValueError, match="made with data.path '[0-9a-f]{12}', now it"):
+    with pytest.raises(ValueError, match="made with content '[0-9a-f]+', now it"):
         inputs.check(from_latents(config_of((other, place[1])), folder))
     same = packed_folder(tmp_path / "again")
-    assert shards.digest(same) == shards.digest(place[0])
+    assert packed.read_about(same) == packed.read_about(place[0])
     latents.open_kept(folder, inputs.made_from(config_of((same, place[1])), "train"))
+
+
+def test_the_content_of_a_pack_changes_with_every_byte(tmp_path):
+    """A label of one digit for another, in the middle of many."""
+    found = []
+    for label in (5, 3):
+        source = tmp_path / f"pictures{label}"
+        source.mkdir()
+        rows = [{"file_name": f"{i:03}.png", "label": 5} for i in range(64)]
+        rows[30]["label"] = label
+        for row in rows:
+            Image.new("RGB", (16, 16)).save(source / row["file_name"])
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (source / "metadata.jsonl").write_text(lines)
+        options = packing.Options(heldout=0.1, least=8, broken=0.0, shard=64)
+        out = tmp_path / f"packed{label}"
+        about, _ = packing.pack(source, out, options, progress)
+        assert datasets.content("packed", out) == about["content"]
+        found.append(about)
+    assert found[0]["content"] != found[1]["content"]
+    assert datasets.content("emoji_scenes", "") == ""
 
 
 def test_a_digest_is_of_shards_and_json(tmp_path):
@@ -334,7 +351,7 @@ def test_what_tensorflow_datasets_prepared_is_kept_too(place, tmp_path):
     (shard,) = builder.data_path.glob("*train.array_record*")
     data = shard.read_bytes()
     shard.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
-    with pytest.raises(ValueError, match="made with data.path '[0-9a-f]{12}', now it"):
+    with pytest.raises(ValueError, match="made with content '[0-9a-f]+', now it"):
         latents.open_kept(tmp_path / "kept", inputs.made_from(c, "train"))
 
 
@@ -348,3 +365,17 @@ def test_batches_take_records_of_any_length():
         rest = next(batches)["rest"]
     found = [latents.unpack(fields, record)["caption"] for record in rest]
     assert found == ["a\0", "", "long"]
+
+
+def test_a_pack_that_lacks_what_is_told_is_refused_before_it_is_encoded(
+    place, tmp_path
+):
+    source = tmp_path / "in"
+    source.mkdir()
+    for i in range(4):
+        Image.fromarray(picture(i)).save(source / f"{i}.png")
+    packing.pack(source, tmp_path / "out", OPTIONS, progress)
+    c = config_of((tmp_path / "out", place[1]))
+    with pytest.raises(ValueError, match="has no captions, which this model is told"):
+        encode(c, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()

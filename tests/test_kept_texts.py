@@ -79,9 +79,9 @@ def write(c, where, seed=0):
     c.first_stage.weights, c.train.init = str(stage), str(rest)
 
 
-def reading(c, folder, embeddings=True):
+def reading(c, folder, texts=True):
     c = c.copy_and_resolve_references()
-    c.data.update(latents=str(folder), embeddings=embeddings)
+    c.data.update(latents=str(folder), texts=texts)
     return config_lib.check(c)
 
 
@@ -263,7 +263,7 @@ def test_a_folder_has_them_or_not(places, tmp_path):
     about = latents.read_about(tmp_path)
     assert about["texts"] == {}
     assert not any(kept_texts.is_kept(field.name) for field in about["fields"])
-    words = "keeps no texts, which data.embeddings reads: .*--texts keeps them"
+    words = "keeps no texts, which data.texts reads: .*--texts keeps them"
     refused(c, tmp_path, words)
     with pytest.raises(ValueError, match="made with --texts True, now it is False"):
         encode(c, folder, texts=False)
@@ -299,7 +299,7 @@ def test_what_cannot_be_kept_is_refused(words, tmp_path):
     for section, changes in RULES[words].items():
         c[section].update(changes)
     config_lib.check(c)
-    words = re.escape(f"data.embeddings must be False: {words}")
+    words = re.escape(f"data.texts (encode --texts) must be False: {words}")
     with pytest.raises(ValueError, match=words):
         reading(c, "kept")
     with pytest.raises(ValueError, match=words):
@@ -310,8 +310,8 @@ def test_what_cannot_be_kept_is_refused(words, tmp_path):
 @pytest.mark.parametrize("task", config_lib.BASES)
 def test_they_lie_with_the_latents(task):
     c = config_lib.BASES[task]()
-    c.data.embeddings = True
-    with pytest.raises(ValueError, match="data.embeddings True reads what .*: name it"):
+    c.data.texts = True
+    with pytest.raises(ValueError, match="data.texts True reads what .*: name it"):
         config_lib.check(c)
 
 
@@ -344,8 +344,8 @@ def test_a_model_that_was_trained_on_them_needs_them_no_more():
     shapes = jax.eval_shape(built.init, jax.random.key(0))
     assert set(shapes) == {"first_stage", "cond_stage", "unet"}
     older = c.to_dict()
-    del older["data"]["embeddings"]
-    assert config_lib.from_dict(older).data.embeddings is False
+    del older["data"]["texts"]
+    assert config_lib.from_dict(older).data.texts is False
 
 
 def test_the_commands(tmp_path):
@@ -363,7 +363,7 @@ def test_the_commands(tmp_path):
     code, printed = commands.run("ldm_jax.encode", *flags, *told)
     assert code == 0, printed
     assert f"{N} pictures in" in printed
-    from_it = (f"--config.data.latents={kept}", "--config.data.embeddings=True")
+    from_it = (f"--config.data.latents={kept}", "--config.data.texts=True")
     steps = ("--config.train.steps=2", f"--workdir={tmp_path / 'run'}")
     code, printed = commands.run("ldm_jax.train", *flags, *from_it, *steps)
     assert code == 0, printed

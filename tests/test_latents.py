@@ -15,7 +15,7 @@ N = 11
 TOLD = dict(n=N, shard=4, dtype="float16", split="train", seed=0)
 TOLD |= {"data.name": "pets", "data.image_size": 8}
 TOLD |= {"first_stage.kind": "kl", "first_stage.weights": "0123456789ab"}
-TOLD |= {"first_stage.dtype": "float32", "data.path": "ba9876543210"}
+TOLD |= {"first_stage.dtype": "float32", "content": "ba9876543210"}
 TOLD |= {"data.crop": "random", "data.resize": "area", "data.flip": True, "texts": {}}
 
 

@@ -368,7 +368,7 @@ def test_a_damaged_record_is_named(source, tmp_path, change):
 ABOUT = {
     "must have the keys": lambda about: about.pop("labels"),
     "captions is 1, it must be bool": lambda about: about.update(captions=1),
-    "its format is 2, known is 1": lambda about: about.update(format=2),
+    "its format is 3, known is 2": lambda about: about.update(format=3),
     "splits has 'test'": lambda about: about["splits"].update(test=[1]),
     r"splits has 'train' with \[0\]": lambda about: about["splits"].update(train=[0]),
 }

@@ -135,6 +135,22 @@ def test_distance_agrees_with_its_definition():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_only_what_is_counted_counts(net, params):
+    """Pixels of weight 0 far from the others may be anything; ones are no weights."""
+    x, side = pictures(2, 64), 64
+    taps = lambda y: perceptual.features(params, y, net)
+    told = lambda y, where: perceptual.distance(
+        params["heads"], taps(x), taps(y), where
+    )
+    y = x.at[:, :16, :16].add(0.5)  # the upper left corner
+    whole, ones = told(y, None), told(y, jnp.ones((2, side, side)))
+    np.testing.assert_allclose(whole, ones, rtol=1e-5)
+    corner = jnp.zeros((2, side, side)).at[:, :16, :16].set(1)
+    assert (told(y, corner) > 4 * whole).all()
+    far = jnp.zeros((2, side, side)).at[:, 56:, 56:].set(1)
+    assert (told(y, far) < 0.4 * whole).all()
+
+
 @pytest.mark.fetched
 def test_published_weights_order_noise_blur_and_other_pictures():
     params = frozen.perceptual("alexnet")

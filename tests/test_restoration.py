@@ -94,3 +94,13 @@ def test_holes_leave_what_is_around_them():
         assert (images[where == 0] == truth[where == 0]).all()
         assert (images[where > 0] != truth[where > 0]).any()
     assert np.isfinite(evaluation.psnr(truth, sides["telea"])).all()
+
+
+@pytest.mark.parametrize(("much", "value"), [("all", 1), ("none", 0)])
+def test_a_hole_that_leaves_nothing_to_do_is_refused(much, value):
+    truth = np.zeros((2, 32, 32, 3), np.uint8)
+    half = np.zeros((32, 32), np.uint8)
+    half[:16] = 1
+    examples = [{"mask": half}, {"mask": np.full((32, 32), value, np.uint8)}]
+    with pytest.raises(ValueError, match=f"held-out picture 1 is {much} of it"):
+        restoration._of_holes(examples, truth)

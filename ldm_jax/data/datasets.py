@@ -8,7 +8,7 @@ COUNTED are their arrays that have a row for each object of a picture.
 import dataclasses
 import functools
 
-from ldm_jax.data import labels, packed, scenes, singles, tfds
+from ldm_jax.data import labels, packed, scenes, shards, singles, tfds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,5 +41,14 @@ READ = {
     "packed": packed.opened,
     "tfds": tfds.opened,
 }
+CONTENT = {
+    "packed": packed.content,
+    "tfds": shards.digest,
+}
 DATASETS = DRAWN | READ
 COUNTED = ("classes", "boxes", "flags")
+
+
+def content(name, path):
+    """What tells the pictures that are read from others: a hash; "" of those drawn."""
+    return CONTENT[name](path) if name in READ else ""

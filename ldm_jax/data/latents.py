@@ -39,7 +39,7 @@ KEYS = {
     **dict.fromkeys(("first_stage.kind", "first_stage.weights"), str),
     "first_stage.dtype": str,
     # Of pictures that are read: the hash of what lies there, and how they are cut.
-    **dict.fromkeys(("data.path", "data.crop", "data.resize"), str),
+    **dict.fromkeys(("content", "data.crop", "data.resize"), str),
     "data.flip": bool,
     "texts": dict,  # keys of a config that decide what is kept of captions; {}: nothing
 }
@@ -219,7 +219,7 @@ def _check_same(folder, found, wanted):
     texts = wanted.get("texts")
     if texts and not found["texts"]:
         raise ValueError(
-            f"{folder} keeps no texts, which data.embeddings reads: python -m "
+            f"{folder} keeps no texts, which data.texts reads: python -m "
             "ldm_jax.encode --texts keeps them, in another folder"
         )
     now = {key: value for key, value in wanted.items() if key != "texts"}

@@ -18,7 +18,7 @@ import numpy as np
 from ldm_jax.data import decoding, shards
 
 ABOUT = "pack.json"
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "heldout")
 HEADER = ("text", "label", "classes", "boxes", "flags")  # of a record, with sizes
 PARTS = ("image", "segmentation", "mask")  # after it, in this order
@@ -30,6 +30,7 @@ KEYS = {
     "maps": list,  # which of PARTS there are beside the picture
     "captions": bool,
     "skipped": int,
+    "content": str,  # a hash of all records
 }
 
 
@@ -115,7 +116,9 @@ def _check(about):
         if type(about[key]) is not kind:
             raise ValueError(f"{key} is {about[key]!r}, it must be {kind.__name__}")
     if about["format"] != FORMAT:
-        raise ValueError(f"its format is {about['format']}, known is {FORMAT}")
+        raise ValueError(
+            f"its format is {about['format']}, known is {FORMAT}: pack it again"
+        )
     for split, counts in about["splits"].items():
         listed = type(counts) is list and all(type(n) is int for n in counts)
         if split not in SPLITS or not listed or min(counts, default=0) < 1:
@@ -160,6 +163,11 @@ def opened(folder, split):
     paths = [shard_path(folder, split, i) for i in range(len(counts))]
     records = shards.opened(paths, counts, command(folder))
     return Packed(folder, split, counts, records)
+
+
+def content(folder):
+    """What tells a folder's pictures from others: a hash of all records."""
+    return read_about(folder)["content"]
 
 
 def command(folder):

@@ -101,10 +101,11 @@ def opened(paths, counts, command):
 
 
 def digest(folder):
-    """What tells a folder of shards from others: 12 hexadecimal digits of a sha256.
+    """What tells a folder of others' shards from others: digits of a sha256.
 
     Of its JSON files, and of each shard the name, the size and parts from all over it:
-    shards are filled up to multiples of 64 KiB, so other pictures may be of one size.
+    shards are filled up to multiples of 64 KiB, so other pictures may be of one size. A
+    change that leaves all of these as they are is not seen.
     """
     found = hashlib.sha256()
     for path in sorted(pathlib.Path(folder).iterdir()):
