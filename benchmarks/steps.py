@@ -42,7 +42,9 @@ def training(config):
     )
     batch = inputs(system.batch)
     step = jax.jit(step, donate_argnums=0)
-    state = [step(train_step.init_state(trained, {}, tx, True), frozen, batch)[0]]
+    averaged = bool(config.train.ema_decay)
+    state = [step(train_step.init_state(trained, {}, tx, averaged), frozen, batch)[0]]
+    del trained
 
     def run():
         state[0] = jax.block_until_ready(step(state[0], frozen, batch)[0])

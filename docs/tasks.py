@@ -2,8 +2,8 @@
 
 python -m docs.tasks FOLDER
 
-FOLDER has a folder for each of SHEETS, the --out of `python -m ldm_jax.evaluate` for
-that task's demo (docs/small_models.md). Nothing is picked: the pictures are the first.
+FOLDER has a folder for each of SHEETS, the --out of `python -m ldm_jax.evaluate`, as
+the commands in docs/small_models.md make them. Nothing is picked.
 """
 
 import pathlib
@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 HERE = pathlib.Path(__file__).parent
 CELL, ROWS, TITLE = 66, 3, 16  # pixels of a cell and of a line; rows of a sheet
 SHEETS = {  # folder -> its sheet, and what is in a group of its columns
-    "class": ("condition", "drawn, real"),
-    "layout": ("condition", "boxes, drawn, real"),
-    "semantic": ("condition", "map, drawn, real"),
+    "class_to_image": ("condition", "drawn, real"),
+    "layout_to_image": ("condition", "boxes, drawn, real"),
+    "semantic_to_image": ("condition", "map, drawn, real"),
     "super_resolution": ("restoration", "16x16, bicubic, drawn, real"),
     "inpainting": ("restoration", "hole, mean, Telea, drawn, real"),
 }
@@ -30,7 +30,7 @@ def strip(folder, name):
         rows = image.convert("RGB").crop((0, 0, image.width, ROWS * CELL + 2))
     canvas = Image.new("RGB", (rows.width, rows.height + TITLE), "white")
     canvas.paste(rows, (0, TITLE))
-    words = f"{name.replace('_', '-')}: {told}, three times in a row"
+    words = f"{name.replace('_', ' ')}: {told}, three times in a row"
     ImageDraw.Draw(canvas).text((3, 2), words, "black")
     return np.asarray(canvas)
 
