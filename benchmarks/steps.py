@@ -27,11 +27,14 @@ def params(system):
     return jax.device_put(inputs(jax.eval_shape(system.init, jax.random.key(0))))
 
 
-def training(config):
-    """A function that does one training step, compiled."""
+def training(config, optimizer=None):
+    """A function that does one training step, compiled.
+
+    optimizer: (tx, rate) instead of the config's.
+    """
     system = system_lib.build(config)
     trained, frozen = trees.split(params(system), config.train.trainable)
-    tx, rate = runs.optimizer(config)
+    tx, rate = optimizer or runs.optimizer(config)
     step = train_step.make_train_step(
         system.grads,
         tx,
