@@ -116,7 +116,7 @@ JUDGE = flags.DEFINE_enum(
     "judge",
     None,
     [*reconstruction.JUDGES],
-    "reconstruction, restoration: LPIPS by this net, not by one not trained on.",
+    "reconstruction, restoration: LPIPS by this, not by the net not trained on.",
 )
 RIVAL = flags.DEFINE_bool(
     "rival", True, "reconstruction: shrink and enlarge the pictures too."

@@ -101,7 +101,7 @@ def opened(paths, counts, command):
 
 
 def digest(folder):
-    """What tells a folder of others' shards from others: digits of a sha256.
+    """What tells a folder of shards that others wrote from another: a hash.
 
     Of its JSON files, and of each shard the name, the size and parts from all over it:
     shards are filled up to multiples of 64 KiB, so other pictures may be of one size. A
