@@ -1,17 +1,24 @@
-"""Generated pictures as files: numbered PNGs, one sheet of all, and a manifest."""
+"""Generated pictures as files: what is wanted, its arrays, and the files it becomes."""
 
+import collections
+from concurrent import futures
 import dataclasses
+import hashlib
 import json
 import pathlib
 
 import numpy as np
+from PIL import Image
 import tqdm
 
-from ldm_jax import cli, generation, pictures
+from ldm_jax import cli, generation, jobs, pictures
 from ldm_jax import prompts as prompts_lib
+from ldm_jax.data import packed, shards
 
-MANIFEST = "manifest.jsonl"
 HIGHEST = 2**31 - 1  # seed or index: beyond it two could be the same
+SHEET, SHEETS = 64, 16  # pictures on a sheet; sheets of a job, at most
+LOST = 10  # pictures that are not finite, after which a job gives up
+WRITERS = 4  # threads: compressing a PNG takes as long as a small model's step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,33 +31,88 @@ class Wanted:
     index: int = 0  # of the first picture: its noise comes from seed and index alone
     negative: str = ""  # the prompt that all are led away from
     given: dict = dataclasses.field(default_factory=dict)  # all are told {name: array}
+    variation: tuple = ()  # (seed, share of the way to its noise), of all
+    said: tuple = ()  # of each prompt, what stands for the above: dict of orders.KEYS
 
-    def texts(self):
-        """What each picture is asked to be."""
-        return [p for p in self.prompts for _ in range(self.n)] or [""] * self.n
+    def __len__(self):
+        return max(len(self.prompts), 1) * self.n
+
+    def picture(self, number):
+        """What one picture is of. With a seed of its own a prompt counts anew."""
+        own = self.said[number // self.n] if self.said else {}
+        alone = "seed" in own
+        row = {"prompt": self.prompts[number // self.n] if self.prompts else ""}
+        row |= {"seed": own.get("seed", self.seed)}
+        row |= {"index": self.index + (number % self.n if alone else number)}
+        negative = own.get("negative_prompt", self.negative)
+        row |= {"negative_prompt": negative} if negative else {}
+        row |= {"scale": own["scale"]} if "scale" in own else {}
+        toward = own.get("variation_seed"), own.get("variation")
+        toward = tuple(self.variation) if toward == (None, None) else toward
+        if toward:
+            seed, share = toward
+            if seed is None or share is None or not 0 <= share <= 1:
+                raise ValueError(
+                    f"prompt {row['prompt']!r} leads to the noise of seed {seed} by "
+                    f"{share}: a variation needs both, and a share in [0, 1]"
+                )
+            row |= {"variation_seed": seed, "variation": share}
+        return row
 
 
-def draw(model, wanted, batch_size, out):
-    """Draws what is wanted into the folder `out`; returns the rows of its manifest.
+def draw(
+    model, wanted, batch_size, out, say=cli.say, overwrite=False, cut=False, **share
+):
+    """Draws what is missing of a job in the folder `out`; returns all its rows.
 
-    Writes 00000.png, ... (prompt after prompt), grid.png and manifest.jsonl, which has
-    a row for every picture that is written. Raises FloatingPointError at a picture
-    that is not finite.
+    share: host, hosts and shard as of jobs.Job. With several hosts the rows are () as
+    long as any has to draw. overwrite: remove another job that `out` holds; cut: draw
+    what fits of prompts that are too long. Raises ValueError for such a prompt,
+    FileExistsError where `out` holds something else, and FloatingPointError at the end
+    if pictures were not finite: the others are there.
     """
-    batch, out = _batch(model, wanted, cli.say), _folder(out)
-    (out / MANIFEST).unlink(missing_ok=True)  # it would not be of these
-    with tqdm.tqdm(total=len(wanted.texts()), unit="picture") as bar:
-        return _write_all(model, wanted, batch, batch_size, out, 0, bar.update)
+    about = _about(model, wanted, share)
+    job = jobs.Job(pathlib.Path(out), about, len(wanted), **share)
+    told = Told(model, wanted, say, cut)  # says what is wrong before a file is written
+    jobs.begin(job, overwrite)
+    save = _save_shards if job.shard else _save_pictures
+    with jobs.writing(job) as write, _bar(job) as bar:
+        save(job, told, job.missing(), batch_size, write, bar.update)
+    if not job.whole():
+        return ()
+    rows = jobs.finish(job)
+    if not job.shard:
+        _write_sheets(job.out, rows)
+    return rows
+
+
+def _bar(job):
+    left = len(job.missing())
+    return tqdm.tqdm(total=left, unit="picture", disable=not left)
 
 
 def extend(model, wanted, batch_size, out, say=cli.say):
-    """As `draw`, but beside the pictures in `out`: numbers and manifest go on.
+    """Draws beside the pictures in `out`: numbers and manifest go on.
 
     grid.png shows the new ones; returns their rows. Prompts that are not understood
     whole are told by `say`.
     """
-    batch, out = _batch(model, wanted, say), _folder(out)
-    return _write_all(model, wanted, batch, batch_size, out, next_number(out))
+    told, out = Told(model, wanted, say), pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / jobs.JOB).exists():
+        raise FileExistsError(f"{out} holds the pictures of a job: name another --out")
+    first, rows, images = next_number(out), [], []
+    for number, x in told.drawn(np.arange(len(wanted)), batch_size):
+        row = {"file": f"{first + number:05}.png"} | told.row(number)
+        row["number"] = first + number
+        image = finite(x, row)
+        write_picture(out, image, row)
+        with (out / jobs.MANIFEST).open("a", encoding="utf-8") as manifest:
+            manifest.write(json.dumps(row) + "\n")
+        rows.append(row)
+        images.append(image)
+    pictures.save_png(out / "grid.png", pictures.grid(np.stack(images)))
+    return rows
 
 
 def next_number(out):
@@ -59,56 +121,161 @@ def next_number(out):
     return max((int(stem) + 1 for stem in stems if stem.isdecimal()), default=0)
 
 
-def _folder(out):
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    return out
+class Told:
+    """What a model is told of each picture that is wanted, and what it draws of it."""
+
+    def __init__(self, model, wanted, say, cut=True):
+        self._model, self._wanted = model, wanted
+        self._same = _same(model)
+        self._arrays = {}
+        if wanted.prompts:
+            asked = range(0, len(wanted), wanted.n)
+            negatives = [wanted.picture(i).get("negative_prompt", "") for i in asked]
+            self._arrays = prompts_lib.arrays(
+                model, wanted.prompts, negatives, say, cut
+            )
+
+    def row(self, number):
+        """What is kept of a picture beside it, but for its file."""
+        return {"number": int(number)} | self._wanted.picture(number) | self._same
+
+    def drawn(self, numbers, batch_size):
+        """Yields (number, x [H, W, 3]) of these pictures, in their order."""
+        parts = [
+            numbers[at : at + batch_size] for at in range(0, len(numbers), batch_size)
+        ]
+        full = (np.resize(part, batch_size) for part in parts)  # one shape for all
+        told = ((self.batch(part), self._keys(part)) for part in full)
+        stream = generation.stream(self._model, told, batch_size)
+        for part, x in zip(parts, stream, strict=True):
+            yield from zip(part.tolist(), x, strict=False)
+
+    def batch(self, numbers):
+        """The arrays that the model reads of these pictures, {name: [n, ...]}."""
+        wanted = self._wanted
+        batch = {name: a[numbers // wanted.n] for name, a in self._arrays.items()}
+        for name, array in wanted.given.items():
+            batch[name] = np.broadcast_to(array, (len(numbers), *array.shape))
+        rows = [wanted.picture(number) for number in numbers]
+        if any("scale" in own for own in wanted.said):
+            usual = self._model.config.sample.scale
+            scales = [row.get("scale", usual) for row in rows]
+            batch["scale"] = np.array(scales, np.float32)
+        if wanted.variation or any("variation" in own for own in wanted.said):
+            seeds = [row.get("variation_seed", row["seed"]) for row in rows]
+            shares = [row.get("variation", 0.0) for row in rows]
+            batch["toward"] = _keys_of(seeds, rows)
+            batch["variation"] = np.array(shares, np.float32)
+        return batch
+
+    def _keys(self, numbers):
+        rows = [self._wanted.picture(number) for number in numbers]
+        return _keys_of([row["seed"] for row in rows], rows)
 
 
-def _batch(model, wanted, say):
-    """What the conditioner reads: {name: [pictures, ...]}."""
-    texts = wanted.texts()
-    told = {}
-    if wanted.prompts:
-        told = prompts_lib.arrays(model, texts, wanted.negative, say)
-    return told | {k: np.stack([x] * len(texts)) for k, x in wanted.given.items()}
+def _keys_of(seeds, rows):
+    indices = np.array([row["index"] for row in rows], np.uint32)
+    return generation.keys(np.array(seeds, np.uint32), indices)
 
 
-def _same(model, wanted):
+def _same(model):
     """What the rows of all pictures have in common."""
     settings = model.config.sample.to_dict()
     settings |= {"image_size": model.config.data.image_size}
     settings |= {"words": [word for word, _ in model.words]} if model.words else {}
-    same = {"seed": wanted.seed, "settings": settings, "weights": model.weights}
-    return same | ({"negative_prompt": wanted.negative} if wanted.negative else {})
+    same = {"settings": settings, "weights": model.weights}
+    return json.loads(json.dumps(same))  # as it will be read back
 
 
-def _write_all(model, wanted, batch, batch_size, out, number, tick=lambda: None):
-    """Draws and writes, each picture before its row: a row's file is always whole."""
-    texts, same = wanted.texts(), _same(model, wanted)
-    indices = wanted.index + np.arange(len(texts), dtype=np.uint32)
-    seeds = generation.Keys(wanted.seed, indices)
-    rows, images = [], []
-    for part in generation.generate(model, batch, seeds, batch_size):
-        for x in part:
-            i = len(rows)
-            row = {"file": f"{number + i:05}.png", "prompt": texts[i]}
-            row |= {"index": wanted.index + i} | same
-            images.append(write(out, x, row))
-            rows.append(row)
-            tick()
-    pictures.save_png(out / "grid.png", pictures.grid(np.stack(images)))
-    return rows
+def _about(model, wanted, share):
+    """What makes a job the job it is: JSON, the same whenever its pictures are."""
+    asked = hashlib.sha256(json.dumps([wanted.prompts, wanted.said]).encode())
+    given = hashlib.sha256()
+    for name, array in sorted(wanted.given.items()):
+        given.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    about = {"prompts": asked.hexdigest()[:12], "pictures": len(wanted), "n": wanted.n}
+    about |= {"seed": wanted.seed, "index": wanted.index}
+    about |= {"negative_prompt": wanted.negative, "variation": list(wanted.variation)}
+    about |= {"given": given.hexdigest()[:12], "shard": share.get("shard", 0)}
+    return about | _same(model)
 
 
-def write(out, x, row):
-    """One x [H, W, 3] as a PNG that holds its row, then in the manifest; as uint8."""
+def finite(x, row):
+    """x [H, W, 3] as uint8; raises FloatingPointError where it is not finite."""
     if not np.isfinite(x).all():
         raise FloatingPointError(
-            f"picture {row['index']} is not finite, nothing was written for it: {row}"
+            f"picture {row['number']} is not finite, nothing was written for it: {row}"
         )
-    image = np.asarray(pictures.to_uint8(x))
+    return np.asarray(pictures.to_uint8(x))
+
+
+def write_picture(out, image, row):
+    """A PNG that holds its row."""
     pictures.save_png(out / row["file"], image, {"ldm_jax": json.dumps(row)})
-    with (out / MANIFEST).open("a", encoding="utf-8") as manifest:
-        manifest.write(json.dumps(row) + "\n")
-    return image
+
+
+def _save_pictures(job, told, numbers, batch_size, write, tick):
+    """A PNG of each number, and after it its row: a row's file is always whole."""
+    lost, waiting = [], collections.deque()
+
+    def written():
+        row, future = waiting.popleft()
+        try:
+            future.result()
+        except OSError as error:
+            raise OSError(
+                f"{job.out / row['file']} cannot be written: {error.strerror}. What "
+                f"{job.manifest.name} has is there; the same command draws the others"
+            ) from error
+        write(row)
+        tick()
+
+    with futures.ThreadPoolExecutor(WRITERS) as pool:
+        for number, x in told.drawn(numbers, batch_size):
+            row = {"file": job.name(number)} | told.row(number)
+            try:
+                image = finite(x, row)
+            except FloatingPointError:
+                lost.append(number)
+                if len(lost) == LOST:
+                    break
+                continue
+            waiting.append((row, pool.submit(write_picture, job.out, image, row)))
+            if len(waiting) > 2 * batch_size:
+                written()
+        while waiting:
+            written()
+    if lost:
+        raise FloatingPointError(
+            f"pictures {', '.join(map(str, lost))} are not finite, nothing was written "
+            f"for them; in {job.out} are the others"
+            + (", so far" if len(lost) == LOST else "")
+        )
+
+
+def _save_shards(job, told, numbers, batch_size, write, tick):
+    """A file of records for each shard, and after it the rows of its pictures."""
+    rows, records = [], []
+    for number, x in told.drawn(numbers, batch_size):
+        row = {"file": job.name(number)} | told.row(number)
+        image = pictures.png(finite(x, row), {"ldm_jax": json.dumps(row)})
+        nothing = {"label": -1, "classes": [], "boxes": [], "flags": []}
+        records.append(packed.pack(nothing | {"text": row["prompt"], "image": image}))
+        rows.append(row)
+        tick()
+        if (number + 1) % job.shard == 0 or number + 1 == job.count:
+            shards.write(job.out / row["file"], records, len(records))
+            for row in rows:
+                write(row)
+            rows, records = [], []
+
+
+def _write_sheets(out, rows):
+    """grid.png, and grid_1.png and so on of more than SHEET pictures."""
+    for sheet in range(min(SHEETS, -(-len(rows) // SHEET))):
+        images = []
+        for row in rows[sheet * SHEET : (sheet + 1) * SHEET]:
+            with Image.open(out / row["file"]) as image:
+                images.append(np.asarray(image))
+        name = f"grid_{sheet}.png" if sheet else "grid.png"
+        pictures.save_png(out / name, pictures.grid(np.stack(images)))

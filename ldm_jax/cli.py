@@ -37,8 +37,12 @@ def define_weights():
     )
 
 
-def define_hosts():
-    """The flags of a run of several processes; call what comes back before any JAX."""
+def define_hosts(alone=False):
+    """The flags of a run of several processes; call what comes back before any JAX.
+
+    It returns (the number of this process, how many there are). alone: whether they may
+    do without --distributed, as processes that never talk to each other.
+    """
     several = flags.DEFINE_bool(
         "distributed",
         False,
@@ -53,10 +57,19 @@ def define_hosts():
         given = (coordinator.value, count.value, number.value)
         if several.value:
             jax.distributed.initialize(*given)
-        elif given != (None, None, None):
+            return jax.process_index(), jax.process_count()
+        if coordinator.value or (given != (None, None, None) and not alone):
             raise ValueError(
                 "--coordinator, --processes and --process need --distributed"
             )
+        if (count.value is None) != (number.value is None):
+            raise ValueError("--processes and --process need each other")
+        if alone and count.value and number.value >= count.value:
+            raise ValueError(
+                f"--process={number.value} is none of --processes={count.value}: they "
+                f"are 0 to {count.value - 1}"
+            )
+        return number.value or 0, count.value or 1
 
     return start
 

@@ -5,8 +5,6 @@ functions here are the bases, one per task; `check` is called by every task file
 and again by every entry point, after the command line's overrides.
 """
 
-import json
-
 import ml_collections
 
 from ldm_jax import config_rules, names
@@ -161,11 +159,21 @@ def latent_diffusion():
             train=_train(),
             sample=dict(
                 sampler="ddim",  # a key of samplers.SAMPLERS
-                grid="ldm",  # a key of samplers.GRIDS
+                grid="ldm",  # a key of grids.GRIDS
                 steps=200,
                 eta=0.0,  # of DDIM
                 posterior=0.0,  # of DDPM: 0 beta-tilde, 1 beta
                 scale=1.0,  # classifier-free guidance; 1: none
+                guide="",  # .safetensors of a weaker model to lead away from, not null
+                guidance="cfg",  # how it mixes, a key of guidance.RULES
+                shape="constant",  # of scale - 1 over t, a key of guidance.SHAPES
+                interval=(0.0, 1.0),  # of the noise range, in which it acts
+                rescale=0.0,  # share of it by which v gets back its own contrast
+                apg_radius=0.0,  # of "apg": largest change of z_0; 0: any
+                apg_parallel=0.0,  # of "apg": share kept of what only adds contrast
+                threshold=0.0,  # quantile of pixels cut to [-1, 1]; 0: none
+                strength=1.0,  # share of the steps, where a picture is begun with
+                decode_batch=0,  # latents decoded at once; 0: all of a batch
             ),
             parallel=_parallel(),
         )
@@ -315,36 +323,3 @@ def check(c):
     config_rules.same_types(c, BASES[c.task]())
     config_rules.cross_field(c)
     return c.lock()
-
-
-def to_json(c):
-    """The config as text, for checkpoints and weight files."""
-    return json.dumps(c.to_dict(), sort_keys=True)
-
-
-def from_json(text):
-    """The checked config that `to_json` wrote."""
-    return from_dict(json.loads(text))
-
-
-def from_dict(tree):
-    """The checked config of a nested dict; see `completed`."""
-    return check(ml_collections.ConfigDict(completed(tree)))
-
-
-def completed(tree):
-    """A saved config as a nested dict of today; JSON's lists become tuples again.
-
-    A knob that is newer than the dict has its base's value, so that older weight
-    files still load: the default of a new knob must be what was before it.
-    """
-    if tree.get("task") not in BASES:
-        raise ValueError(f"task {tree.get('task')!r} must be one of {sorted(BASES)}")
-
-    def merged(value, base):
-        if isinstance(value, dict):
-            base = base if isinstance(base, dict) else {}
-            return base | {k: merged(v, base.get(k)) for k, v in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    return merged(tree, BASES[tree["task"]]().to_dict())

@@ -2,7 +2,7 @@
 
 import math
 
-from ldm_jax import names, rules
+from ldm_jax import config_rules_sampling, names, rules
 
 # Knobs of cond_stage: the kinds that read them, and what they must be elsewhere.
 READ_BY = {
@@ -130,12 +130,7 @@ def diffusion(c):
         _kept_texts(c)
     _heard(c)
     _made(c)
-    for key, sampler in (("eta", "ddim"), ("posterior", "ddpm")):
-        rules.require(
-            c.sample[key] == 0 or c.sample.sampler == sampler,
-            f"sample.{key} {c.sample[key]} is of the sampler {sampler!r}, "
-            f"sample.sampler is {c.sample.sampler!r}: it must be 0",
-        )
+    config_rules_sampling.sampling(c)
 
 
 def _layout(cond):
@@ -230,11 +225,6 @@ def _weights(c):
         f"loss.min_snr {gamma} gives the last step of schedule.zero_terminal the "
         "weight 0: nothing would train what sampling begins with; use one of them",
     )
-    rules.require(
-        not last or c.sample.grid == "trailing",
-        f"sample.grid {c.sample.grid!r} begins below the last step, which is what "
-        "schedule.zero_terminal trains for: it must be 'trailing'",
-    )
 
 
 def _heard(c):
@@ -258,23 +248,14 @@ def _heard(c):
         f"cond_stage.classes {cond.classes} must count the classes and the null",
     )
     rules.require(
-        cond.kind not in ("label", "layout") or cond.drop > 0 or c.sample.scale == 1,
-        f"sample.scale {c.sample.scale} leads away from a null that cond_stage.drop 0 "
-        "never trains: it must be 1",
-    )
-    rules.require(
         cond.kind != "segmentation" or 0 < cond.classes <= 256,
         f"cond_stage.classes {cond.classes} must be 1 to 256: a map is kept as uint8",
     )
-    for key, value, off in (
-        ("sample.scale", c.sample.scale, 1),
-        ("cond_stage.drop", cond.drop, 0),
-    ):
-        rules.require(
-            cond.kind not in ("none", "segmentation", "low_res") or value == off,
-            f"{key} {value} does nothing where cond_stage.kind is {cond.kind!r}, which "
-            f"has no null: it must be {off}",
-        )
+    rules.require(
+        cond.kind not in rules.WITHOUT_NULL or cond.drop == 0,
+        f"cond_stage.drop {cond.drop} does nothing where cond_stage.kind is "
+        f"{cond.kind!r}, which has no null: it must be 0",
+    )
     rules.require(
         cond.inpaint in ("", "ldm", "sd"),
         f"cond_stage.inpaint {cond.inpaint!r} must be 'ldm', 'sd' or ''",

@@ -70,33 +70,22 @@ def from_unet(unet, schedule, predicts="eps"):
     return denoise
 
 
-def with_cfg(denoise, scale, null):
-    """Classifier-free guidance (Ho and Salimans 2022), one batch of 2B.
+def with_known(denoise, schedule, z_known, hole):
+    """Where there is no hole, z_0 is known: in-painting by any network.
 
-    guided = (1 - scale) uncond + scale cond
-
-    on both fields. That guides eps, and z_0 follows by itself: both halves satisfy
-    (*) with the same z_t, and weights that add up to one keep a linear equation
-    true. A scale of 1 is the plain denoise exactly, 0 the unconditional one.
-
-    scale: a number or [B], traced, so that changing it compiles nothing.
-    null: the Cond of "no condition", with the tree and the shapes of cond.
-    Wrap it last: what is inside then sees, and controls, both halves.
+    z_known [B, h, w, c], clean; hole bool [B, h, w, 1]. The known part follows from (*)
+    with the noise that it has, so that every sampler walks it straight to z_known, and
+    what is in the hole always sees it with the noise of its own time. (The originals
+    replace z_t before each step instead, by z_known with noise that is drawn anew.)
     """
 
-    def guided(params, z_t, t, cond, rng=None):
-        check_null(cond, null)
-        both = jax.tree.map(stack, null, cond)  # [uncond, cond], LDM's order
-        pred = denoise(params, stack(z_t, z_t), stack(t, t), both, rng)
-        weight = schedule_lib.per_picture(scale, z_t)
+    def known(params, z_t, t, cond, rng=None):
+        pred = denoise(params, z_t, t, cond, rng)
+        signal, noise = schedule_lib.signal_and_noise(schedule, t, z_t)
+        eps = (z_t - signal * z_known) / noise
+        return Pred(jnp.where(hole, pred.z_0, z_known), jnp.where(hole, pred.eps, eps))
 
-        def mix(halves):
-            uncond, told = jnp.split(halves, 2)
-            return (1.0 - weight) * uncond + weight * told
-
-        return jax.tree.map(mix, pred)
-
-    return guided
+    return known
 
 
 def stack(a, b):

@@ -1,13 +1,24 @@
 """Models ready to sample from, and pictures out of them, batch by batch."""
 
 import dataclasses
+import functools
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import cli, frozen, knobs, paths, runs, sharding, trees
+from ldm_jax import (
+    cli,
+    config_saved,
+    frozen,
+    knobs,
+    names,
+    paths,
+    runs,
+    sharding,
+    trees,
+)
 from ldm_jax import config as config_lib
 from ldm_jax import system as system_lib
 from ldm_jax.exchange import opening, plans
@@ -64,6 +75,9 @@ def overridden(config, overrides):
         for key, value in dict(overrides).items()
         if value is not None
     }
+    for key in given:
+        section, name = key.split(".", 1)
+        names.pick(names.pick(config, section), name)  # a misspelt one is told
     config.update_from_flattened_dict(given)
     return config_lib.check(config)
 
@@ -72,7 +86,7 @@ def config_of(weights=EMBEDDED):
     """The config that a weights file was written with; see `beside`."""
     path = paths.resolve(weights)
     _, config, meta = own.open_weights(path)
-    return beside(config_lib.from_dict(config), path, meta)
+    return beside(config_saved.from_dict(config), path, meta)
 
 
 def beside(config, path, meta):
@@ -123,12 +137,22 @@ def _model(config, params, weights, name):
 
 
 def _placed(config, system, params, weights, name):
-    mesh = sharding.make_mesh(config.parallel.fsdp)
+    """The Model on this host's devices: hosts do not wait for each other."""
+    mesh = sharding.make_mesh(config.parallel.fsdp, jax.local_devices())
     shapes = jax.eval_shape(system.init, jax.random.key(0))
+    if config.sample.guide:
+        params, shapes = _with_guide(config.sample.guide, params, shapes)
     params = {role: params.get(role, {}) for role in {**shapes, **params}}
     own.check_tree(jax.tree.map(_as_read, params), shapes, name)
     params = sharding.put_tree(params, mesh, "reading")
     return Model(config, system, params, weights, mesh)
+
+
+def _with_guide(path, params, shapes):
+    """Both with the UNet of another weights file, which must be of the same shape."""
+    source, _, _ = own.open_weights(paths.resolve(path))
+    weaker = trees.nested(source.tensors).get("unet", {})
+    return params | {"guide": weaker}, shapes | {"guide": shapes["unet"]}
 
 
 def _as_read(leaf):
@@ -177,9 +201,14 @@ def from_checkpoint(checkpoint):
 
 
 def keys(seed, indices):
-    """One key per picture, from the seed and the picture's global index alone."""
-    key = jax.random.key(seed)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(indices))
+    """One key per picture, from its seed and its global index alone.
+
+    seed: one of all, or [n].
+    """
+    seeds, indices = np.broadcast_arrays(np.asarray(seed, np.uint32), indices)
+    return jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(
+        seeds, indices
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,22 +230,67 @@ def generate(model, batch, seeds, batch_size):
 
     batch: dict of numpy arrays [n, ...] (what the conditioner reads; {} without a
     condition); seeds: [n] typed keys, or Keys. The last batch is padded, so that one
-    compiled program serves all, in later calls too. Raises ValueError if batch_size
-    does not divide over devices.
+    compiled program serves all, in later calls too. See `stream`.
     """
-    config, system, mesh = model.config, model.system, model.mesh
+    count = len(seeds)
+
+    def parts():
+        for start in range(0, count, batch_size):
+            place = np.minimum(np.arange(start, start + batch_size), count - 1)
+            yield {name: values[place] for name, values in batch.items()}, seeds[place]
+
+    for number, x in enumerate(stream(model, parts(), batch_size)):
+        yield x[: count - number * batch_size]
+
+
+def stream(model, parts, batch_size):
+    """Yields x [batch_size, H, W, 3], float32 in about [-1, 1], for each of `parts`.
+
+    parts: pairs of a batch {name: [batch_size, ...]} and typed keys [batch_size].
+    The device is always given the next part before the pictures of the last one are
+    waited for. Raises ValueError if batch_size does not divide over devices.
+    """
+    mesh = model.mesh
     if batch_size % mesh.size:
         raise ValueError(
             f"batch_size {batch_size} must be a multiple of the number of devices, "
             f"{mesh.size}"
         )
-    rows = sharding.batch_sharding(mesh)
-    sample = jax.jit(system.sample, out_shardings=rows)  # jax knows it the next time
-    told = knobs.of(config)
-    for start in range(0, len(seeds), batch_size):
-        wanted = np.arange(start, start + batch_size)
-        place = np.minimum(wanted, len(seeds) - 1)
-        part = {name: values[place] for name, values in batch.items()}
-        part = jax.device_put(part, rows)
-        x = sample(model.params, jax.device_put(seeds[place], rows), part, told)
-        yield np.asarray(x)[: len(seeds) - start]
+    rows, told = sharding.batch_sharding(mesh), knobs.of(model.config)
+    draw = jax.jit(model.system.draw, out_shardings=rows)  # jax knows it the next time
+    last = None
+    for part in parts:
+        batch, seeds = jax.device_put(part, rows)
+        z_0 = draw(model.params, seeds, batch, told)
+        pictures = _develop(model, z_0, batch)
+        if last is not None:
+            yield _fetched(last, batch_size)
+        last = pictures
+    if last is not None:
+        yield _fetched(last, batch_size)
+
+
+def _develop(model, z_0, batch):
+    """x of a batch in parts of `sample.decode_batch`; the last one may overlap."""
+    rows, size = sharding.batch_sharding(model.mesh), len(z_0)
+    batch = {name: batch[name] for name in ("image", "mask") if name in batch}
+    develop = jax.jit(model.system.develop, out_shardings=rows)
+    at_once = model.config.sample.decode_batch or size
+    at_once = min(sharding.whole_batch(at_once, model.mesh.size), size)
+    if at_once == size:
+        return [develop(model.params, z_0, batch)]
+    return [
+        develop(model.params, *jax.device_put(_slice((z_0, batch), at, at_once), rows))
+        for at in range(0, size, at_once)
+    ]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _slice(tree, at, length):
+    """Rows at .. at + length of every array; the last one stands for those beyond."""
+    place = jnp.arange(length) + at
+    return jax.tree.map(lambda x: jnp.take(x, place, axis=0, mode="clip"), tree)
+
+
+def _fetched(parts, size):
+    return np.concatenate(jax.device_get(parts))[:size]

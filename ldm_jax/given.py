@@ -8,39 +8,39 @@ from PIL import Image
 from ldm_jax import class_names
 from ldm_jax.data import decoding, layout
 
-# The flags that each kind of cond_stage needs, and those of cond_stage.inpaint.
+# The flags that each kind of cond_stage needs.
 NEEDS = {
     "layout": ("layout",),
     "segmentation": ("segmentation",),
     "low_res": ("image",),
 }
-TO_FILL = ("image", "mask")
+HOLES = ("mask", "keep", "outpaint")  # one of them says where an --image changes
 PURPOSES = {
-    "image": "for in-painting and super-resolution",
-    "mask": "for in-painting",
+    "image": "for super-resolution and to change a picture",
     "layout": "of layout-to-image models",
     "segmentation": "of models that take a semantic map",
+    **dict.fromkeys(HOLES, "to change a picture, which super-resolution does not"),
 }
 
 
 def read(config, files):
     """{name of a batch: array without its first axis} of what the flags name, or {}.
 
-    files: {"image", "mask", "layout", "segmentation": path or None}. Raises ValueError
-    where the model takes no such file, one is missing, is no picture, or what is in it
-    does not fit; FileNotFoundError.
+    files: {"image", "mask", "keep", "layout", "segmentation": path or None, "outpaint":
+    (left, top, right, bottom) in pixels or None}. Raises ValueError where the model
+    takes no such file, one is missing, is no picture, or what is in it does not fit;
+    FileNotFoundError.
     """
     section = config.cond_stage
-    needed = NEEDS.get(section.kind, ()) + (TO_FILL if section.inpaint else ())
+    needed, changes = NEEDS.get(section.kind, ()), section.kind != "low_res"
+    known = (*needed, "image", *HOLES) if changes else needed
     for name, path in files.items():
-        if path and name not in needed:
+        if path and name not in known:
             raise ValueError(f"--{name} is {PURPOSES[name]}; this model is none")
         if not path and name in needed:
             wanted = " and ".join(f"--{name}=FILE" for name in needed)
             raise ValueError(f"this model draws what it is given: name {wanted}")
-    told = {}
-    if section.inpaint:
-        told |= _hole(config.data.image_size, files["image"], files["mask"])
+    told = _changed(config, files) if changes else {}
     if section.kind == "low_res":
         told["low_res"] = _low_res(config, files["image"])
     if section.kind == "segmentation":
@@ -50,20 +50,66 @@ def read(config, files):
     return told
 
 
-def _hole(size, image, mask):
-    """image uint8 [S, S, 3] and mask uint8 [S, S], 1 in the hole.
-
-    Both files are cut to their middle square and resized.
-    """
-    there = _opened("image", image, decoding.picture)
-    where = _opened("mask", mask, decoding.mask)
-    if there.size != where.size:
+def _changed(config, files):
+    """The picture to begin with or to keep in part, and where it is drawn anew."""
+    strength, paints = config.sample.strength, bool(config.cond_stage.inpaint)
+    holes = [name for name in HOLES if files.get(name)]
+    if paints and not (files["image"] and holes):
         raise ValueError(
-            f"--image {image} is {there.size}, --mask {mask} is {where.size}: they "
-            "must have one size, or the hole would lie elsewhere"
+            "this model draws what it is given: name --image=FILE and --mask=FILE"
         )
-    hole = _square(where, size, Image.Resampling.NEAREST)
-    return {"image": _square(there, size, Image.Resampling.LANCZOS), "mask": hole}
+    if not files["image"]:
+        if holes or strength < 1:
+            what = f"--{holes[0]}" if holes else f"--strength={strength}"
+            raise ValueError(f"{what} changes a picture: name it by --image=FILE")
+        return {}
+    if len(holes) > 1:
+        raise ValueError(f"--{' and --'.join(holes)} exclude each other: name one")
+    if not holes and strength == 1:
+        raise ValueError(
+            "nothing says what is to change of --image: name the hole by --mask=FILE, "
+            "or let all of it change by --strength=0.6"
+        )
+    picture = _opened("image", files["image"], decoding.picture)
+    size = config.data.image_size
+    if not holes:
+        return {"image": _square(picture, size, Image.Resampling.LANCZOS)}
+    if files.get("outpaint"):
+        picture, where = _extended(picture, files["outpaint"])
+    else:
+        where = _where(holes[0], files, picture)
+    return {
+        "image": _square(picture, size, Image.Resampling.LANCZOS),
+        "mask": _square(where, size, Image.Resampling.NEAREST),
+    }
+
+
+def _where(flag, files, picture):
+    """The hole: what is white in --mask, what is black in --keep."""
+    found = _opened(flag, files[flag], decoding.mask)
+    if picture.size != found.size:
+        raise ValueError(
+            f"--image {files['image']} is {picture.size}, --{flag} {files[flag]} is "
+            f"{found.size}: they must have one size, or the hole would lie elsewhere"
+        )
+    hole = np.asarray(found)
+    return Image.fromarray(1 - hole if flag == "keep" else hole)
+
+
+def _extended(picture, margins):
+    """A larger picture, which repeats its outermost pixels, and where it is larger."""
+    left, top, right, bottom = margins
+    before = picture.size
+    after = (before[0] + left + right, before[1] + top + bottom)
+    if min(margins) < 0 or not any(margins) or after[0] != after[1]:
+        raise ValueError(
+            f"--outpaint {margins} adds to the left, top, right and bottom of {before} "
+            f"pixels, which makes {after}: it must add something, and make a square"
+        )
+    around = ((top, bottom), (left, right))
+    hole = np.pad(np.zeros(before[::-1], np.uint8), around, constant_values=1)
+    larger = np.pad(np.asarray(picture), (*around, (0, 0)), "edge")
+    return Image.fromarray(larger), Image.fromarray(hole)
 
 
 def _low_res(config, path):

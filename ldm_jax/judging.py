@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import config as config_lib
-from ldm_jax import generation, paths, pictures, sharding
+from ldm_jax import config_saved, generation, paths, pictures, sharding
 from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
@@ -38,7 +37,7 @@ def load(weights=EMBEDDED):
             "'judge'"
         )
     try:
-        config = config_lib.from_dict(saved)
+        config = config_saved.from_dict(saved)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} has a config that is none: {error}") from error
     system = system_lib.build(config)

@@ -2,17 +2,29 @@
 
 import jax.numpy as jnp
 
-from ldm_jax import names, samplers
+from ldm_jax import grids, guidance, names
 from ldm_jax import schedule as schedule_lib
+
+NUMBERS = (
+    *("scale", "eta", "posterior", "rescale"),
+    *("apg_radius", "apg_parallel", "threshold"),
+)
 
 
 def of(config):
-    """The pytree of traced values that System.sample takes."""
+    """The pytree of traced values that System.sample takes.
+
+    grid: of a share `strength` of the steps, the last ones, and at least of one.
+    table: how much of scale - 1 is due at each t.
+    begun: whether sampling begins with a picture, which it does at strength below 1.
+    """
     sample = config.sample
     schedule = schedule_lib.linear(**config.schedule)
-    return {
-        "scale": jnp.float32(sample.scale),
-        "eta": jnp.float32(sample.eta),
-        "posterior": jnp.float32(sample.posterior),
-        "grid": names.pick(samplers.GRIDS, sample.grid)(schedule, sample.steps),
+    grid = names.pick(grids.GRIDS, sample.grid)(schedule, sample.steps)
+    walked = max(1, round(sample.strength * sample.steps))
+    table = guidance.weights(schedule, sample.shape, sample.interval)
+    return {name: jnp.float32(sample[name]) for name in NUMBERS} | {
+        "grid": grid[sample.steps - walked :],
+        "table": jnp.asarray(table),
+        "begun": jnp.asarray(sample.strength < 1),
     }

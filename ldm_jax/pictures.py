@@ -1,5 +1,6 @@
 """Pictures in and out: value ranges, sheets, PNG files."""
 
+import io
 import os
 import pathlib
 
@@ -34,15 +35,22 @@ def grid(images, columns=None, pad=2):
     return sheet
 
 
-def save_png(path, image, text=None):
-    """Writes uint8 [H, W, 3] through a temporary name; `text` goes into the file."""
-    path = pathlib.Path(path)
+def png(image, text=None):
+    """uint8 [H, W, 3] -> the bytes of a PNG; `text` {key: str} goes into it."""
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         info.add_text(key, value)
+    out = io.BytesIO()
+    Image.fromarray(np.asarray(image)).save(out, format="png", pnginfo=info)
+    return out.getvalue()
+
+
+def save_png(path, image, text=None):
+    """Writes a `png` through a temporary name: whole, or not at all."""
+    path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        Image.fromarray(np.asarray(image)).save(temporary, format="png", pnginfo=info)
+        temporary.write_bytes(png(image, text))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

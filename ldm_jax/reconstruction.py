@@ -17,6 +17,7 @@ from PIL import Image
 
 from ldm_jax import config as config_lib
 from ldm_jax import (
+    config_saved,
     evaluation,
     frozen,
     generation,
@@ -128,7 +129,7 @@ def trained_on(config, workdir=None, weights=None, step=None):
         path = paths.resolve(weights)
         _, saved, _ = own.open_weights(path)
         try:
-            config = config_lib.from_dict(saved)
+            config = config_saved.from_dict(saved)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} has a config that is none: {error}") from error
     known = config.task == "autoencoder" and config.loss.perceptual_weight

@@ -1,5 +1,8 @@
 """What the rules of a config are written with."""
 
+# Kinds of cond_stage that have no "no condition" to lead away from.
+WITHOUT_NULL = ("none", "segmentation", "low_res")
+
 
 def require(holds, message):
     if not holds:

@@ -11,6 +11,7 @@ from ldm_jax import (
     checkpoint,
     cli,
     config_rules,
+    config_saved,
     frozen,
     inputs,
     knobs,
@@ -19,7 +20,6 @@ from ldm_jax import (
     train_step,
     trees,
 )
-from ldm_jax import config as config_lib
 from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
@@ -160,7 +160,7 @@ def warn_of_changes(config, saved, sections=None):
     saved: the JSON of the config then, perhaps of an older base; sections: the only
     ones that count.
     """
-    both = (config.to_dict(), config_lib.completed(json.loads(saved)))
+    both = (config.to_dict(), config_saved.completed(json.loads(saved)))
     now, then = (config_rules.flat(tree) for tree in both)
     for key in sorted(now.keys() | then.keys()):
         counts = sections is None or key.split(".")[0] in sections
@@ -172,7 +172,7 @@ def warn_of_changes(config, saved, sections=None):
 def about(config, step):
     """What a checkpoint says beside the state; `next_batch` is the data's position."""
     return {
-        "config": config_lib.to_json(config),
+        "config": config_saved.to_json(config),
         "first_stage": frozen.digest(config),
         "init": frozen.digest_of_start(config),
         "next_batch": step,
@@ -204,7 +204,7 @@ def as_trained(config, workdir, step=None):
     manager, step = _opened(workdir, step)
     then = json.loads(checkpoint.read_meta(manager, step)["config"])
     manager.close()
-    then = config_lib.completed(then)
+    then = config_saved.completed(then)
     trained = config.copy_and_resolve_references()
     beside = ("optim", "train", "loss", "discriminator")
     trained.update({key: then[key] for key in beside if key in then})

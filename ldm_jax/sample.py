@@ -14,7 +14,21 @@ Released weights of Stable Diffusion 1, 2 and XL, a single file or a diffusers f
 
 Writes 00000.png, 00001.png, ... (prompt after prompt, --n of each), grid.png and
 manifest.jsonl into DIR. The same seed gives the same pictures, whatever the batch
-size and the number of devices.
+size, the number of devices and of processes. The same command again draws what is
+missing and nothing else; another one is refused there.
+
+Many pictures, by any number of processes that never wait for each other, one of
+
+  python -m ldm_jax.sample --prompts=prompts.jsonl --n=4 --shard=1000 --out=DIR \\
+      --processes=8 --process=0
+
+on each host (a shared folder). --prompts reads .txt (a prompt in each line), .jsonl and
+.csv, which may also have negative_prompt, seed, scale, variation_seed and variation of
+each. --shard writes files of so many pictures, which training reads by
+--config.data.name=packed --config.data.path=DIR, in place of a PNG for each.
+
+A picture may be changed: as a whole (--image --strength=0.6), in a hole (--image
+--mask), or beyond its edges (--image --outpaint), by any model but super-resolution.
 
 Models of the other tasks are told what to draw by --label (class), --layout (boxes),
 --segmentation (semantic map), --image (super-resolution), --image and --mask
@@ -35,6 +49,7 @@ pictures; /seed begins anew at index 0. manifest.jsonl has both, and the setting
 picture again.
 """
 
+import ast
 import functools
 import itertools
 import pathlib
@@ -50,9 +65,13 @@ from ldm_jax import (
     embeddings,
     generation,
     given,
+    grids,
     inputs,
     interactive,
+    jobs,
     knobs,
+    orders,
+    samplers,
     sharding,
 )
 from ldm_jax.exchange import transfer
@@ -75,6 +94,10 @@ EMBEDDING = flags.DEFINE_multi_string(
     "embedding", [], "WORD=FILE: a word of textual inversion; may be repeated."
 )
 PROMPT = flags.DEFINE_multi_string("prompt", [], "What to draw; may be repeated.")
+PROMPTS = flags.DEFINE_string("prompts", None, "A .txt, .jsonl or .csv of prompts.")
+CUT = flags.DEFINE_bool(
+    "cut_prompts", False, "Draw what fits of a prompt that is too long."
+)
 NEGATIVE = flags.DEFINE_string("negative_prompt", "", "What to stay away from.")
 LABEL = flags.DEFINE_multi_string(
     "label", [], "Class models: a name or number; may be repeated."
@@ -86,11 +109,20 @@ SEGMENTATION = flags.DEFINE_string(
 IMAGE = flags.DEFINE_string(
     "image",
     None,
-    "In-painting: the picture to change; super-resolution: the one to enlarge. Its "
-    "middle square is used.",
+    "The picture to change; super-resolution: the one to enlarge. Its middle square is "
+    "used.",
+)
+STRENGTH = flags.DEFINE_float(
+    "strength", None, "Share of the steps, the last ones, that change --image."
 )
 MASK = flags.DEFINE_string(
-    "mask", None, "In-painting: a picture of that size; what is white is painted anew."
+    "mask", None, "A picture of the size of --image: what is white is painted anew."
+)
+KEEP = flags.DEFINE_string(
+    "keep", None, "The other convention: what is white stays (LDM's samplers)."
+)
+OUTPAINT = flags.DEFINE_list(
+    "outpaint", None, "LEFT,TOP,RIGHT,BOTTOM pixels that are painted around --image."
 )
 N = flags.DEFINE_integer("n", 1, "Pictures of each prompt.", lower_bound=1)
 SEED = flags.DEFINE_integer(
@@ -107,10 +139,27 @@ INDEX = flags.DEFINE_integer(
     lower_bound=0,
     upper_bound=album.HIGHEST,
 )
+VARIATION_SEED = flags.DEFINE_integer(
+    "variation_seed",
+    None,
+    "Lead the noise of each picture to that of this seed.",
+    lower_bound=0,
+    upper_bound=album.HIGHEST,
+)
+VARIATION = flags.DEFINE_float(
+    "variation", None, "Share of the way there.", lower_bound=0, upper_bound=1
+)
 INTERACTIVE = flags.DEFINE_bool(
     "interactive", False, "Draw prompts as they are typed, or come through a pipe."
 )
 OUT = flags.DEFINE_string("out", "samples", "Folder for the pictures.")
+OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Remove the pictures of another command in --out first."
+)
+SHARD = flags.DEFINE_integer(
+    "shard", 0, "Pictures in a file of records; 0: a PNG for each.", lower_bound=0
+)
+HOSTS = cli.define_hosts(alone=True)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     8,
@@ -126,8 +175,12 @@ LENGTH = flags.DEFINE_integer(
     "CLIP models: tokens of a prompt, a multiple of 77; 154 takes long ones.",
     lower_bound=3,
 )
-SAMPLER = flags.DEFINE_string("sampler", None, "Instead of the config's: ddim, ddpm.")
-GRID = flags.DEFINE_string("grid", None, "Timesteps, not the config's: ldm, trailing.")
+SAMPLER = flags.DEFINE_string(
+    "sampler", None, f"Instead of the config's: {', '.join(samplers.SAMPLERS)}."
+)
+GRID = flags.DEFINE_string(
+    "grid", None, f"Timesteps, not the config's: {', '.join(grids.GRIDS)}."
+)
 STEPS = flags.DEFINE_integer(
     "steps", None, "Sampling steps, instead of the config's.", lower_bound=1
 )
@@ -135,6 +188,12 @@ SCALE = flags.DEFINE_float(
     "scale", None, "Strength of classifier-free guidance, instead of the config's."
 )
 ETA = flags.DEFINE_float("eta", None, "Noise that DDIM adds, 0 to 1.")
+SET = flags.DEFINE_multi_string(
+    "set",
+    [],
+    "KEY=VALUE of the config's section sample, such as guidance=apg, rescale=0.7, "
+    "interval=(0.2,0.8) or guide=weaker.safetensors; may be repeated.",
+)
 
 
 def overrides():
@@ -145,9 +204,22 @@ def overrides():
         "steps": STEPS.value,
         "scale": SCALE.value,
         "eta": ETA.value,
+        "strength": STRENGTH.value,
         "data.image_size": IMAGE_SIZE.value,
         "cond_stage.length": LENGTH.value,
+        **dict(map(setting, SET.value)),
     }
+
+
+def setting(said):
+    """(key, value) of KEY=VALUE; a value that is no Python literal is text."""
+    key, equals, value = said.partition("=")
+    if not equals:
+        raise ValueError(f"--set={said} must be KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
 
 
 def load():
@@ -177,15 +249,21 @@ def check(config):
     kind = config.cond_stage.kind
     knobs.of(config)  # of a grid that has such steps
     spoken, labelled = kind in inputs.SPOKEN, kind == "label"
+    if not (spoken or labelled) and PROMPTS.value:
+        raise ValueError("--prompts is of models of texts or classes")
     if not spoken and (PROMPT.value or NEGATIVE.value):
         raise ValueError("this model's condition is no text: it takes no prompts")
     if not labelled and LABEL.value:
         raise ValueError("--label is of class-to-image models; this model is none")
     if INTERACTIVE.value and not (spoken or labelled):
         raise ValueError("--interactive is of models of texts or classes")
-    if spoken and not (PROMPT.value or INTERACTIVE.value):
+    if PROMPTS.value and (PROMPT.value or LABEL.value or INTERACTIVE.value):
+        raise ValueError("--prompts excludes --prompt, --label and --interactive")
+    if (VARIATION.value is None) != (VARIATION_SEED.value is None):
+        raise ValueError("--variation and --variation_seed need each other")
+    if spoken and not (PROMPT.value or PROMPTS.value or INTERACTIVE.value):
         raise ValueError('say what to draw: --prompt="a fox on a teal background"')
-    if labelled and not (LABEL.value or INTERACTIVE.value):
+    if labelled and not (LABEL.value or PROMPTS.value or INTERACTIVE.value):
         raise ValueError(f"say what to draw: --label={class_names.of(config)[0]}")
     for label in LABEL.value:
         class_names.number(config, label)
@@ -199,44 +277,71 @@ def files():
     return {
         "image": IMAGE.value,
         "mask": MASK.value,
+        "keep": KEEP.value,
+        "outpaint": OUTPAINT.value and margins(OUTPAINT.value),
         "layout": LAYOUT.value,
         "segmentation": SEGMENTATION.value,
     }
 
 
+def margins(said):
+    if len(said) != 4 or not all(part.strip().isdecimal() for part in said):
+        raise ValueError(
+            f"--outpaint={','.join(said)} must be four numbers of pixels: left, top, "
+            "right and bottom"
+        )
+    return tuple(int(part) for part in said)
+
+
 def asked():
-    """What --prompt or --label says."""
-    return tuple(PROMPT.value or LABEL.value)
+    """(prompts or labels, what is said of each in a file)."""
+    if PROMPTS.value:
+        rows = orders.read(PROMPTS.value)
+        return tuple(row["prompt"] for row in rows), tuple(rows)
+    return tuple(PROMPT.value or LABEL.value), ()
 
 
 def talk(model, wanted, batch_size):
     """--interactive: what --prompt says is as if it was typed first."""
     session = interactive.Session(model, wanted, batch_size, OUT.value)
-    lines = itertools.chain(asked(), interactive.typed())
+    lines = itertools.chain(asked()[0], interactive.typed())
     interactive.run(session, lines, functools.partial(print, flush=True))
 
 
 def main(argv):
     del argv
+    process, processes = HOSTS()
     began = time.perf_counter()
+    prompts, said = asked()
+    jobs.check_folder(OUT.value)
     model = embeddings.added(load(), EMBEDDING.value)
+    varies = VARIATION.value is not None
     wanted = album.Wanted(
-        prompts=() if INTERACTIVE.value else asked(),
+        prompts=() if INTERACTIVE.value else prompts,
         n=N.value,
         seed=SEED.value,
         index=INDEX.value,
         negative=NEGATIVE.value,
         given=given.read(model.config, files()),
+        variation=(VARIATION_SEED.value, VARIATION.value) if varies else (),
+        said=said,
     )
-    at_once = min(BATCH_SIZE.value, len(wanted.texts()))
-    batch_size = sharding.whole_batch(at_once, jax.device_count())
+    at_once = min(BATCH_SIZE.value, len(wanted))
+    batch_size = sharding.whole_batch(at_once, jax.local_device_count())
     if INTERACTIVE.value:
         talk(model, wanted, batch_size)
         return
-    rows = album.draw(model, wanted, batch_size, OUT.value)
-    took = time.perf_counter() - began
-    grid = pathlib.Path(OUT.value).absolute() / "grid.png"
-    print(f"{len(rows)} pictures in {took:.1f} s: {grid}")
+    ways = {"overwrite": OVERWRITE.value, "cut": CUT.value, "shard": SHARD.value}
+    ways |= {"host": process, "hosts": processes}
+    rows = album.draw(model, wanted, batch_size, OUT.value, **ways)
+    took = f"in {time.perf_counter() - began:.1f} s"
+    out = pathlib.Path(OUT.value).absolute()
+    if rows:
+        print(
+            f"{len(rows)} pictures {took}: {out if SHARD.value else out / 'grid.png'}"
+        )
+    else:
+        print(f"this process has drawn its share {took}; others are at theirs: {out}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ldm_jax import (
     losses,
     names,
     pictures,
-    samplers,
+    sampling,
     trees,
 )
 from ldm_jax import schedule as schedule_lib
@@ -53,7 +53,9 @@ class System:
     after_step: Callable | None = None  # (params, ema, extra, step) -> the first three
     condition: Callable | None = None  # (params, batch) -> Cond
     denoise: Callable | None = None  # (params, z_t, t, cond, rng=None) -> Pred
-    sample: Callable | None = None  # (params, keys, batch, knobs) -> x
+    sample: Callable | None = None  # (params, keys, batch, knobs) -> x, which is
+    draw: Callable | None = None  # (params, keys, batch, knobs) -> z_0, and then
+    develop: Callable | None = None  # (params, z_0, batch) -> x
     judge: Callable | None = None  # (params, x) -> {"things", "segments"}: logits
     #                                [B, h, w, ...], float32
 
@@ -162,7 +164,6 @@ def _latent_diffusion(config):
     kept = first_stage.kept_shapes(config.first_stage, latent) | (
         kept_texts.kept_shapes(conditioner) if config.data.texts else conditioner.inputs
     )
-    sampler = names.pick(samplers.SAMPLERS, config.sample.sampler)
     names.pick(losses.NORMS, config.loss.norm)  # unknown: an error here, not later
 
     def condition(params, batch):
@@ -263,20 +264,12 @@ def _latent_diffusion(config):
         told = {"loss_simple": loss, "t": t}
         return told if bits is None else {**told, "loss_vlb": bits}
 
+    draw, develop = sampling.make(
+        config, schedule, denoise, conditioner, condition, mean, stage["decode"], latent
+    )
+
     def sample(params, keys, batch, knobs):
-        cond = condition(params, batch)
-        guided = denoise
-        if conditioner.null is not None:
-            null = condition(params, conditioner.null(batch))
-            guided = denoise_lib.with_cfg(denoise, knobs["scale"], null)
-        z_T = samplers.initial_noise(keys, latent)
-        z_0 = sampler(guided, params, keys, z_T, cond, knobs["grid"], knobs)
-        x = stage["decode"](params, z_0)
-        if not config.cond_stage.inpaint:
-            return x
-        # What is not in the hole is known, and better than any first stage draws it.
-        hole = batch["mask"][..., None] > 0
-        return jnp.where(hole, x, pictures.to_float(batch["image"]))
+        return develop(params, draw(params, keys, batch, knobs), batch)
 
     return System(
         init=init,
@@ -288,6 +281,8 @@ def _latent_diffusion(config):
         condition=condition,
         denoise=denoise,
         sample=sample,
+        draw=draw,
+        develop=develop,
         **stage,
     )
 

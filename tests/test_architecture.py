@@ -16,7 +16,16 @@ COMMANDS = {
 # What the commands share: it joins all other parts, and only they import it.
 TOOLS = {
     *("cli", "inputs", "knobs", "runs", "generation"),
-    *("album", "encoding", "exporting", "inspection", "packing", "planning"),
+    *(
+        "album",
+        "jobs",
+        "orders",
+        "encoding",
+        "exporting",
+        "inspection",
+        "packing",
+        "planning",
+    ),
     *("validation", "reconstruction", "fidelity"),
     *("scene_fidelity", "feature_distance", "judging"),
     *("condition_fidelity", "restoration"),
@@ -27,23 +36,31 @@ TOOLS = {
 # the longest name decides. A new module needs a line here: where does it stand?
 KIT = {"names", "paths", "trees"}
 RULES = {"rules", "config_rules_diffusion", "config_rules_first_stage"}
-RULES |= {"config_rules_judge"}
-MATHS = {"schedule", "denoise", "samplers", "losses"}
+RULES |= {"config_rules_judge", "config_rules_sampling"}
+MATHS = {"schedule", "denoise", "guidance", "losses"}
+MATHS |= {"draws", "grids", "samplers", "multistep"}
 MAY_IMPORT = {
     **{name: {""} for name in COMMANDS | TOOLS},
     "configs": {"config"},
     "ldm_jax": set(),
     "config": {"config_rules", "names"},
+    "config_saved": {"config"},
     "config_rules": {"names", *RULES},
     **{name: {"names", "rules"} for name in RULES},
     "config_rules_judge": {"config_rules_diffusion", "rules"},
+    "config_rules_diffusion": {"config_rules_sampling", "names", "rules"},
     "rules": set(),
     "names": set(),
     "paths": set(),
     "trees": {"names"},
     "schedule": {"names"},
     "denoise": {"schedule"},
-    "samplers": {"schedule", "names"},
+    "draws": set(),
+    "grids": set(),
+    "guidance": {"denoise", "names", "schedule"},
+    "multistep": {"draws", "grids"},
+    "sampling": {*MATHS, "names", "pictures"},
+    "samplers": {"draws", "grids", "multistep"},
     "losses": {"schedule", "names"},
     "models": {"models"},
     "models.conditioners": {"models", "denoise", "names"},
@@ -54,7 +71,7 @@ MAY_IMPORT = {
     "kept_texts": {"denoise"},
     "system": {
         *{*KIT, *MATHS, "config", "models", "pictures"},
-        *("first_stage", "first_stage_loss", "judge_loss", "kept_texts"),
+        *("first_stage", "first_stage_loss", "judge_loss", "kept_texts", "sampling"),
     },
     "checkpoint": KIT,
     "evaluation": KIT,
@@ -70,12 +87,12 @@ MAY_IMPORT = {
     "large": {*KIT, "models", "patches", "strips", "system"},
     "exchange": {
         *KIT,
-        *("config", "config_rules", "system", "frozen"),
+        *("config", "config_rules", "config_saved", "system", "frozen"),
         *("weights", "data", "exchange"),
     },
     "data": {"names", "paths", "data"},
     "demo": {"data"},
-    "demo.teach": {*KIT, "config", "data", "inputs", "system", "weights"},
+    "demo.teach": {*KIT, "config_saved", "data", "inputs", "system", "weights"},
     "applications": {*MATHS, "applications", "models", "system"},
 }
 

@@ -2,7 +2,7 @@ import helpers
 import pytest
 import tiny_stable_diffusion
 
-from ldm_jax import config, config_rules
+from ldm_jax import config, config_rules, config_saved
 
 
 @pytest.fixture(params=sorted(config.BASES))
@@ -124,7 +124,11 @@ BROKEN = {
     },
     "with a depth above 0, or cond_stage.pooled": {"unet": dict(attention="plain")},
     "sample.scale 2.0 does nothing where cond_stage.kind is 'none'": {
-        "cond_stage": dict(kind="none"),
+        "cond_stage": dict(kind="none", drop=0.0),
+    },
+    "sample.rescale 0.7 does nothing where cond_stage.kind is 'none'": {
+        "cond_stage": dict(kind="none", drop=0.0),
+        "sample": dict(scale=1.0, rescale=0.7),
     },
     "schedule.beta_start -0.1 and schedule.beta_end 0.0195 must be between": {
         "schedule": dict(beta_start=-0.1),
@@ -231,6 +235,26 @@ BROKEN = {
         "loss": dict(predicts="v"),
         "sample": dict(grid="ldm"),
     },
+    "sample.sampler 'heun' divides by the signal": {
+        "schedule": dict(zero_terminal=True),
+        "loss": dict(predicts="v"),
+        "sample": dict(grid="trailing", sampler="heun"),
+    },
+    "sample.rescale 1.5 must be in [0, 1]": {"sample": dict(rescale=1.5)},
+    "sample.strength 0.0 must be above 0": {"sample": dict(strength=0.0)},
+    "sample.decode_batch -1 must be 0 (off) or above": {
+        "sample": dict(decode_batch=-1)
+    },
+    "sample.apg_radius 2.0 is of the guidance 'apg'": {"sample": dict(apg_radius=2.0)},
+    "sample.threshold 0.99 cuts to the range of pixels": {
+        "sample": dict(threshold=0.99)
+    },
+    "sample.guidance 'cfg_pp' is of samplers that renoise": {
+        "sample": dict(guidance="cfg_pp", sampler="unipc", scale=0.5)
+    },
+    "sample.guidance 'cfg_pp' has a scale in [0, 1] (not 2.0)": {
+        "sample": dict(guidance="cfg_pp")
+    },
     "cond_stage.drop 1.5 must be in [0, 1]": {"cond_stage": dict(drop=1.5)},
     "data.batch_size is 0, it must be at least 1": {"data": dict(batch_size=0)},
     "train.log_every is 0, it must be at least 1": {"train": dict(log_every=0)},
@@ -304,22 +328,22 @@ def test_what_a_tuple_holds_has_its_type_too(c):
 @pytest.mark.parametrize("make", [helpers.tiny_config, helpers.tiny_autoencoder_config])
 def test_text_brings_the_same_config_back(make):
     c = make()
-    again = config.from_json(config.to_json(c))
+    again = config_saved.from_json(config_saved.to_json(c))
     assert again == c and again.is_locked
     assert config_rules.flat(again) == config_rules.flat(c)
-    assert config.to_json(again) == config.to_json(c)
+    assert config_saved.to_json(again) == config_saved.to_json(c)
 
 
 def test_text_is_checked_too(c):
-    text = config.to_json(c).replace('"chann', '"chunn')
+    text = config_saved.to_json(c).replace('"chann', '"chunn')
     with pytest.raises(ValueError, match="unet.chunnels .did you mean unet.channels"):
-        config.from_json(text)
+        config_saved.from_json(text)
 
 
 def test_text_is_held_to_the_types_too(c):
-    text = config.to_json(c).replace('"lr": 0.001', '"lr": true')
+    text = config_saved.to_json(c).replace('"lr": 0.001', '"lr": true')
     with pytest.raises(TypeError, match="optim.lr is True .bool., .* type float"):
-        config.from_json(text)
+        config_saved.from_json(text)
 
 
 def test_a_dict_that_is_older_than_a_knob_takes_the_bases_value():
@@ -327,10 +351,10 @@ def test_a_dict_that_is_older_than_a_knob_takes_the_bases_value():
     old = c.to_dict()
     del old["cond_stage"]["pooled"], old["parallel"]
     old["unet"]["channels"] = 64
-    found = config.from_dict(old)
+    found = config_saved.from_dict(old)
     assert found.cond_stage.pooled is c.cond_stage.pooled
     assert found.parallel.fsdp == c.parallel.fsdp
     assert found.unet.channels == 64
     old["unet"]["chanels"] = 64
     with pytest.raises(ValueError, match="unet.chanels"):
-        config.from_dict(old)
+        config_saved.from_dict(old)

@@ -14,6 +14,7 @@ from ldm_jax import (
     config,
     config_rules,
     config_rules_judge,
+    config_saved,
     frozen,
     generation,
     inputs,
@@ -66,7 +67,7 @@ def test_there_are_files():
 
 def test_it_is_checked_and_locked(c):
     assert c.is_locked
-    assert config.from_json(config.to_json(c)) == config.check(c)
+    assert config_saved.from_json(config_saved.to_json(c)) == config.check(c)
 
 
 def test_it_says_what_it_is_and_how_to_run_it(file):

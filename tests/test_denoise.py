@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 
 from ldm_jax import denoise as dn
+from ldm_jax import guidance
 from ldm_jax import schedule as schedule_lib
 
 SHAPE = (3, 4, 4, 2)
@@ -51,6 +54,12 @@ def rig(schedule):
     null = jax.tree.map(jnp.zeros_like, cond)
     z_t, t = draw(4, *SHAPE), jnp.array([3.0, 310.5, 800.0])
     return jax.jit(dn.from_unet(Toy(), schedule)), make_params(cond), z_t, t, cond, null
+
+
+def cfg(denoise, scale, null):
+    """Plain guidance by one scale at all t, a number or [B]."""
+    weight = functools.partial(jnp.full_like, fill_value=scale)
+    return guidance.with_cfg(denoise, null, guidance.cfg, weight)
 
 
 def assert_close(a, b, tolerance=1e-5):
@@ -111,7 +120,7 @@ def test_an_rng_switches_dropout_on(rig):
 def test_no_nan_where_no_signal_is_left(rig, kind):
     _, params, z_t, _, cond, null = rig
     schedule = schedule_lib.from_betas([0.1, 0.5, 1.0])
-    guided = dn.with_cfg(dn.from_unet(Toy(), schedule, kind), 3.0, null)
+    guided = cfg(dn.from_unet(Toy(), schedule, kind), 3.0, null)
     pred = guided(params, z_t, jnp.full(3, 2.0), cond)
     np.testing.assert_allclose(pred.eps, z_t, atol=1e-5)
     assert np.isfinite(pred.z_0).all() and np.abs(pred.z_0).max() < 100
@@ -131,20 +140,20 @@ def test_predictions_are_float32(rig):
 
 def test_guidance_of_one_is_the_plain_denoiser(rig):
     denoise, params, z_t, t, cond, null = rig
-    guided = dn.with_cfg(denoise, 1.0, null)
+    guided = cfg(denoise, 1.0, null)
     assert_close(guided(params, z_t, t, cond), denoise(params, z_t, t, cond))
 
 
 def test_guidance_of_zero_is_the_unconditional_denoiser(rig):
     denoise, params, z_t, t, cond, null = rig
-    guided = dn.with_cfg(denoise, 0.0, null)
+    guided = cfg(denoise, 0.0, null)
     assert_close(guided(params, z_t, t, cond), denoise(params, z_t, t, null))
 
 
 def test_guidance_is_linear_in_both_fields_and_keeps_them_consistent(rig, schedule):
     denoise, params, z_t, t, cond, null = rig
     told, untold = (denoise(params, z_t, t, c) for c in (cond, null))
-    pred = dn.with_cfg(denoise, 4.0, null)(params, z_t, t, cond)
+    pred = cfg(denoise, 4.0, null)(params, z_t, t, cond)
     assert_close(pred, jax.tree.map(lambda u, c: u + 4 * (c - u), untold, told), 1e-4)
     z_0, _ = schedule_lib.solve(schedule, "eps", pred.eps, z_t, t)
     np.testing.assert_allclose(pred.z_0, z_0, rtol=1e-4, atol=1e-4)
@@ -153,9 +162,9 @@ def test_guidance_is_linear_in_both_fields_and_keeps_them_consistent(rig, schedu
 def test_guidance_has_a_scale_for_each_picture(rig):
     denoise, params, z_t, t, cond, null = rig
     scales = jnp.array([0.0, 1.0, 5.0])
-    pred = dn.with_cfg(denoise, scales, null)(params, z_t, t, cond)
+    pred = cfg(denoise, scales, null)(params, z_t, t, cond)
     for i, scale in enumerate(scales):
-        alone = dn.with_cfg(denoise, scale, null)(params, z_t, t, cond)
+        alone = cfg(denoise, scale, null)(params, z_t, t, cond)
         np.testing.assert_allclose(pred.eps[i], alone.eps[i], atol=1e-5)
 
 
@@ -167,7 +176,7 @@ def test_guidance_is_one_call_with_the_null_half_first(rig):
         calls.append(cond.vector)
         return dn.Pred(z_t, z_t)
 
-    dn.with_cfg(spy, 2.0, null)(params, z_t, t, cond)
+    cfg(spy, 2.0, null)(params, z_t, t, cond)
     (vector,) = calls
     np.testing.assert_array_equal(vector, jnp.concatenate([null.vector, cond.vector]))
 
@@ -179,7 +188,7 @@ def test_a_new_scale_compiles_nothing(rig):
     @jax.jit
     def eps(scale):
         traces.append(scale)
-        return dn.with_cfg(denoise, scale, null)(params, z_t, t, cond).eps
+        return cfg(denoise, scale, null)(params, z_t, t, cond).eps
 
     assert np.abs(eps(1.0) - eps(7.5)).max() > 1e-3
     assert len(traces) == 1
@@ -196,4 +205,4 @@ def test_a_new_scale_compiles_nothing(rig):
 def test_a_null_of_another_shape_is_refused_by_name(rig, change, port):
     denoise, params, z_t, t, cond, null = rig
     with pytest.raises(ValueError, match=rf"null\.{port} must be shaped"):
-        dn.with_cfg(denoise, 2.0, null.replace(**change))(params, z_t, t, cond)
+        cfg(denoise, 2.0, null.replace(**change))(params, z_t, t, cond)

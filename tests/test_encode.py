@@ -14,6 +14,7 @@ import tqdm
 
 from ldm_jax import config as config_lib
 from ldm_jax import (
+    config_saved,
     encoding,
     first_stage,
     frozen,
@@ -369,4 +370,4 @@ def test_a_text_model_that_was_trained_on_them_needs_them_no_more(c, tmp_path):
         runs.prepare(c, tmp_path)
     older = c.to_dict()
     del older["data"]["latents"]
-    assert config_lib.from_dict(older).data.latents == ""
+    assert config_saved.from_dict(older).data.latents == ""

@@ -111,14 +111,14 @@ class Model:
     """Of a generation.Model what prompts look at."""
 
     def __init__(self, config):
-        self.config, self.words = config, ()
+        self.config, self.words, self.weights = config, (), ""
 
 
 def test_labels_are_said_by_name_or_number():
     c = config_of("label", classes=267)
     names = class_names.of(c)
     wanted = album.Wanted(prompts=(names[5], "7"), n=2)
-    found = album._batch(Model(c), wanted, print)
+    found = album.Told(Model(c), wanted, print).batch(np.arange(4))
     assert found["label"].tolist() == [5, 5, 7, 7] and found["label"].dtype == np.int32
     for said in ("266", "-1", "zebra crossing", ""):
         with pytest.raises(ValueError, match=f"label '{said}' is none of .*: 0 to 265"):

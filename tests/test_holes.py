@@ -84,9 +84,10 @@ def test_what_is_missing_or_not_wanted_is_told(c, files, tmp_path):
             read(c, *named)
     plain = tiny_stable_diffusion.get_config("v1")
     assert read(plain, None, None) == {}
-    for named in ((image, None), (None, mask)):
-        with pytest.raises(ValueError, match="for in-painting.*; this model is none"):
-            read(plain, *named)
+    with pytest.raises(ValueError, match="nothing says what is to change of --image"):
+        read(plain, image, None)
+    with pytest.raises(ValueError, match="--mask changes a picture: name it by"):
+        read(plain, None, mask)
     (tmp_path / "no.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"--image .*no.png: it is none of JPEG"):
         read(c, tmp_path / "no.png", mask)

@@ -15,7 +15,16 @@ from PIL import Image
 import pytest
 import tiny_text_to_image
 
-from ldm_jax import album, frozen, generation, interactive, pictures, sharding, system
+from ldm_jax import (
+    album,
+    frozen,
+    generation,
+    interactive,
+    jobs,
+    pictures,
+    sharding,
+    system,
+)
 from ldm_jax.weights import own
 
 COMPILED = []  # one entry for every program that XLA is given
@@ -58,7 +67,7 @@ def talk(session, *lines):
 
 
 def manifest(session):
-    text = (session.out / album.MANIFEST).read_text()
+    text = (session.out / jobs.MANIFEST).read_text()
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -114,7 +123,7 @@ def test_a_picture_is_drawn_again_from_its_row(start, tmp_path):
     row = manifest(start)[3]
     wanted = album.Wanted((row["prompt"],), seed=row["seed"], index=row["index"])
     (again,) = album.draw(start.model, wanted, 2, tmp_path / "again")
-    assert {**again, "file": row["file"]} == row
+    assert again | {key: row[key] for key in ("file", "number")} == row
     found = np.asarray(Image.open(tmp_path / "again" / again["file"]))
     np.testing.assert_array_equal(found, drawn[3])
 
@@ -220,5 +229,5 @@ def test_the_command_draws_what_comes_through_a_pipe(model, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "error: say it as /steps COUNT" in done.stdout
     assert f"{tmp_path / 'out' / '00001.png'}\n" in done.stdout
-    text = (tmp_path / "out" / album.MANIFEST).read_text()
+    text = (tmp_path / "out" / jobs.MANIFEST).read_text()
     assert [json.loads(line)["index"] for line in text.splitlines()] == [4, 5]

@@ -13,6 +13,7 @@ import tqdm
 
 from ldm_jax import config as config_lib
 from ldm_jax import (
+    config_saved,
     encoding,
     frozen,
     inputs,
@@ -345,7 +346,7 @@ def test_a_model_that_was_trained_on_them_needs_them_no_more():
     assert set(shapes) == {"first_stage", "cond_stage", "unet"}
     older = c.to_dict()
     del older["data"]["texts"]
-    assert config_lib.from_dict(older).data.texts is False
+    assert config_saved.from_dict(older).data.texts is False
 
 
 def test_the_commands(tmp_path):

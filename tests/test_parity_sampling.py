@@ -12,7 +12,7 @@ import parity_models
 import pytest
 import torch
 
-from ldm_jax import knobs, samplers, system
+from ldm_jax import draws, knobs, system
 from ldm_jax.exchange import released
 from ldm_jax.models import clip
 
@@ -57,9 +57,7 @@ def ours(c, params, batch):
     keys = jax.random.split(jax.random.key(0), 2)
     sample = jax.jit(system.build(c).sample)
     batch = {name: jnp.asarray(value) for name, value in batch.items()}
-    return samplers.initial_noise(keys, LATENT), sample(
-        params, keys, batch, knobs.of(c)
-    )
+    return draws.initial_noise(keys, LATENT), sample(params, keys, batch, knobs.of(c))
 
 
 def run(pipeline, z_T, **told):

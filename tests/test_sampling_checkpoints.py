@@ -141,7 +141,7 @@ def test_a_file_and_its_converted_folder_draw_the_same(files, converted, tmp_pat
             xl,
             PROMPT,
             f"--image={image}",
-        ): "in-painting and super-resolution; this model is none",
+        ): "nothing says what is to change of --image",
         (*v1, PROMPT): "name --image=FILE and --mask=FILE",
         (file, xl, PROMPT, "--embedding=word"): "say it as WORD=FILE",
         (file, xl, PROMPT, "--length=100"): "cond_stage.length 100 must be a multiple",

@@ -17,7 +17,7 @@ import tiny_stable_diffusion
 import traced
 
 from ldm_jax import config as config_lib
-from ldm_jax import system, trees
+from ldm_jax import config_saved, system, trees
 from ldm_jax.exchange import released, transfer
 from ldm_jax.models import clip
 from ldm_jax.weights import own, reading, tensors
@@ -95,7 +95,7 @@ def test_orbax_restores_what_is_written(tmp_path):
     for path, array in arrays("v1").items():
         np.testing.assert_array_equal(found[path], array)
     text = (tmp_path / "orbax" / "config.json").read_text()
-    assert config_lib.from_json(text) == config()
+    assert config_saved.from_json(text) == config()
     kept = restored(write(weights(), tmp_path / "as it is", "orbax"))
     assert all(x.dtype == np.float32 for x in kept.values())
 

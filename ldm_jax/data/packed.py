@@ -85,10 +85,14 @@ def shard_path(folder, split, shard):
     return pathlib.Path(folder) / f"{split}-{shard:05}.array_record"
 
 
+def about_text(about):
+    """What pack.json has, for a dict of KEYS without the format."""
+    return json.dumps({"format": FORMAT, **about}, indent=1)
+
+
 def write_about(folder, about):
     """Writes pack.json."""
-    text = json.dumps({"format": FORMAT, **about}, indent=1)
-    (pathlib.Path(folder) / ABOUT).write_text(text, encoding="utf-8")
+    (pathlib.Path(folder) / ABOUT).write_text(about_text(about), encoding="utf-8")
 
 
 def read_about(folder):

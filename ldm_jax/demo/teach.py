@@ -23,8 +23,7 @@ import numpy as np
 import optax
 import tqdm
 
-from ldm_jax import config as config_lib
-from ldm_jax import inputs, system
+from ldm_jax import config_saved, inputs, system
 from ldm_jax.data import latents, sprites
 from ldm_jax.weights import own
 
@@ -118,7 +117,7 @@ def teach(encode, params, lessons, steps, seed=0):
 
 def main(folder, weights, out, steps=STEPS):
     params, saved, meta = own.load_weights(pathlib.Path(weights))
-    config = config_lib.from_dict(saved)
+    config = config_saved.from_dict(saved)
     if config.task != "latent_diffusion" or config.cond_stage.kind != "text":
         raise ValueError(f"{weights} is no model with a text encoder of its own")
     condition = system.build(config).condition

@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import tqdm
 
 from ldm_jax import config as config_lib
-from ldm_jax import frozen
+from ldm_jax import config_saved, frozen
 from ldm_jax.exchange import folder_json, opening, plans, released
 from ldm_jax.weights import own, streaming
 
@@ -55,7 +55,7 @@ def file_of_ours(path):
 
 def _read_ours(path, config, say):
     source, saved, meta = own.open_weights(path)
-    config = config_lib.check(config or config_lib.from_dict(saved))
+    config = config_lib.check(config or config_saved.from_dict(saved))
     held = dict(source.tensors)
     if meta.get("first_stage"):  # of a diffusion model, and in another file
         wanted, named = meta["first_stage"], config.first_stage.weights
@@ -161,7 +161,7 @@ def to_orbax(weights, out, dtype):
     check_target("orbax", out)
     tree = plans.tree(own.narrowed(weights.held, dtype))
     with whole_folder(out) as folder, ocp.StandardCheckpointer() as checkpointer:
-        (folder / "config.json").write_text(config_lib.to_json(weights.config))
+        (folder / "config.json").write_text(config_saved.to_json(weights.config))
         checkpointer.save(folder.absolute() / "params", tree)
         checkpointer.wait_until_finished()
 
