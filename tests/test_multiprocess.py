@@ -2,12 +2,14 @@
 
 import contextlib
 import shutil
+import signal
 import socket
+import time
 
 import commands
 import pytest
 
-from ldm_jax import checkpoint
+from ldm_jax import checkpoint, jobs
 
 pytestmark = pytest.mark.multiprocess
 
@@ -17,10 +19,24 @@ def stage(tmp_path_factory):
     return commands.first_stage(tmp_path_factory.mktemp("stage") / "stage.safetensors")
 
 
-def flags(workdir, stage, steps):
+@pytest.fixture(scope="module")
+def exported(stage, tmp_path_factory):
+    """Random weights to sample from."""
+    folder = tmp_path_factory.mktemp("exported")
+    code, printed = commands.run(*flags(folder / "run", stage, 1, fsdp=1))
+    assert code == 0, printed
+    path = folder / "model.safetensors"
+    told = [f"--config={commands.CONFIG}", f"--workdir={folder / 'run'}"]
+    told += [f"--config.first_stage.weights={stage}", f"--out={path}"]
+    code, printed = commands.run("ldm_jax.export", *told)
+    assert code == 0, printed
+    return path
+
+
+def flags(workdir, stage, steps, fsdp=2):
     return [
         *("ldm_jax.train", f"--config={commands.CONFIG}", f"--workdir={workdir}"),
-        *(f"--config.first_stage.weights={stage}", "--config.parallel.fsdp=2"),
+        *(f"--config.first_stage.weights={stage}", f"--config.parallel.fsdp={fsdp}"),
         *(f"--config.train.steps={steps}", "--config.train.checkpoint_every=100"),
         *("--config.train.validate_every=100", "--config.train.picture_every=100"),
     ]
@@ -85,3 +101,61 @@ def test_sigterm_to_one_process_stops_both(stage, tmp_path):
     saved = checkpoint.latest(manager)
     manager.close()
     assert commands.rows(tmp_path)[-1]["step"] == saved in (4, 5)
+
+
+@pytest.mark.parametrize("kind", ["alone", "distributed"])
+def test_hosts_that_sample_are_lost_and_started_again(exported, tmp_path, kind):
+    """500 pictures by two processes, one of them killed: the bytes of one process."""
+
+    def command(out):
+        asked = ["--prompt=a fox", "--prompt=an owl", "--n=250", "--steps=2"]
+        return ["ldm_jax.sample", f"--weights={exported}", *asked, f"--out={out}"]
+
+    def pair(out, stack):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        more = {"alone": [], "distributed": ["--distributed"]}[kind]
+        more += [f"--coordinator=localhost:{port}"] if more else []
+        return [
+            stack.enter_context(
+                commands.started(
+                    *command(out), "--processes=2", f"--process={i}", *more
+                )
+            )
+            for i in range(2)
+        ]
+
+    out = tmp_path / "two"
+    with contextlib.ExitStack() as stack:
+        (_, wait), (doomed, _) = pair(out, stack)
+        manifest = out / "manifest.1-of-2.jsonl"
+        deadline = time.monotonic() + commands.PATIENCE
+        while not manifest.exists() or manifest.stat().st_size < 20_000:
+            assert doomed.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        doomed.send_signal(signal.SIGKILL)
+        code, printed = wait()
+        if kind == "alone":
+            assert code == 0 and "has drawn its share" in printed, printed
+    rows = jobs.rows(out)
+    drawn = [number for number in rows if number % 2]
+    assert 20 < len(drawn) < 250 and len(rows) == 250 + len(drawn)
+    before = {
+        row["file"]: (out / row["file"]).stat().st_mtime_ns for row in rows.values()
+    }
+
+    with contextlib.ExitStack() as stack:
+        ended = [wait() for _, wait in pair(out, stack)]
+    assert [code for code, _ in ended] == [0, 0], ended
+    code, printed = commands.run(*command(tmp_path / "one"))
+    assert code == 0, printed
+    own = {"manifest.0-of-2.jsonl", "manifest.1-of-2.jsonl"}
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    assert names | own == {path.name for path in out.iterdir()} and len(names) > 500
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (out / name).read_bytes(), name
+    for name, when in before.items():
+        assert (out / name).stat().st_mtime_ns == when  # drawn once
+    pictures = {(out / name).read_bytes() for name in names if name[0].isdigit()}
+    assert len(pictures) == 500

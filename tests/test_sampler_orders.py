@@ -7,70 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from docs import orders
 from ldm_jax import denoise as dn
 from ldm_jax import draws, grids, multistep, samplers
 from ldm_jax import schedule as schedule_lib
 
-MEAN, STD = 0.7, 0.3
-ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "plms": 2, "dpmpp_2m": 2, "unipc": 3}
 NOISY = ("ddpm", "euler_ancestral", "dpmpp_2m_sde")
 CALLS = {"heun": 2 * 10 - 1, "plms": 10 + 1}  # of 10 steps; the others ask 10 times
-KNOBS = {"eta": 0.0, "posterior": 0.0}
 
 
-def moments(alpha_bar, std=STD):
-    """Mean and std of z_t for data from N(MEAN, std^2)."""
-    return alpha_bar**0.5 * MEAN, (alpha_bar * std**2 + 1 - alpha_bar) ** 0.5
-
-
-def gaussian(params, z_t, t, cond, rng=None):
-    """The exact denoise of such data; here t is alpha_bar itself."""
-    alpha_bar = t.reshape(-1, 1, 1, 1)
-    mean, std = moments(alpha_bar)
-    surprise = (z_t - mean) / std**2
-    z_0 = MEAN + jnp.sqrt(alpha_bar) * STD**2 * surprise
-    return dn.Pred(z_0, jnp.sqrt(1 - alpha_bar) * surprise)
-
-
-def even(steps, first, last):
-    """A grid that is even in log sigma, from one level of noise to another.
-
-    Not from or to the ends, where a single step that is of order 1 would show.
-    """
-    alpha_bar = 1 / (1 + jnp.geomspace(first, last, steps + 1) ** 2)
-    return grids.Grid(alpha_bar[:-1], alpha_bar[:-1], alpha_bar[1:])
-
-
-def walk(name, grid, z, denoise=gaussian):
-    keys = jax.random.split(jax.random.key(0), len(z))
-    run = jax.jit(functools.partial(samplers.SAMPLERS[name], denoise))
-    return run({}, keys, z, dn.Cond(), grid, KNOBS)
-
-
-def error(name, steps):
-    """The largest distance from the exact end of the ODE, within two std."""
-    grid = even(steps, 10.0, 0.5)
-    surprises = jnp.linspace(-2, 2, 5).reshape(5, 1, 1, 1)
-    starts, ends = (moments(x) for x in (grid.alpha_bar[0], grid.alpha_bar_prev[-1]))
-    found = walk(name, grid, starts[0] + starts[1] * surprises)
-    return float(jnp.abs(found - (ends[0] + ends[1] * surprises)).max())
-
-
-@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("name", orders.ORDERS)
 def test_the_order_of_convergence(name):
     """Twice the steps, a 2^order-th of the error, in float64."""
     with jax.enable_x64(True):
-        errors = [error(name, steps) for steps in (40, 80, 160)]
+        errors = [orders.error(name, steps) for steps in (40, 80, 160)]
     rates = -np.diff(np.log2(errors))
-    assert abs(rates[-1] - ORDERS[name]) < 0.3, (errors, rates)
+    assert abs(rates[-1] - orders.ORDERS[name]) < 0.3, (errors, rates)
 
 
 @pytest.mark.parametrize("name", NOISY)
 def test_noise_adds_up_to_the_data(name):
     """Mean and variance of 4,000 draws, within four standard errors."""
-    grid, keys = even(100, 20.0, 0.01), jax.random.split(jax.random.key(1), 4000)
-    found = walk(name, grid, draws.initial_noise(keys, (1, 1, 1)))
-    mean, std = moments(grid.alpha_bar_prev[-1])
+    grid, keys = orders.even(100, 20.0, 0.01), jax.random.split(jax.random.key(1), 4000)
+    found = orders.walk(name, grid, draws.initial_noise(keys, (1, 1, 1)))
+    mean, std = orders.moments(grid.alpha_bar_prev[-1])
     assert abs(found.mean() - mean) < 4 * std / np.sqrt(4000)
     assert abs(found.var() / std**2 - 1) < 4 * np.sqrt(2 / 4000) + 0.02
 
@@ -78,21 +38,23 @@ def test_noise_adds_up_to_the_data(name):
 def test_who_is_who():
     """Euler's method is DDIM without noise, the ancestral one with all of it."""
     keys = jax.random.split(jax.random.key(0), 2)
-    z, grid = draws.initial_noise(keys, (4, 4, 2)), even(7, 20.0, 0.01)
+    z, grid = draws.initial_noise(keys, (4, 4, 2)), orders.even(7, 20.0, 0.01)
 
     def ddim(eta):
-        knobs = KNOBS | {"eta": eta}
-        return samplers.ddim(gaussian, {}, keys, z, dn.Cond(), grid, knobs)
+        knobs = orders.KNOBS | {"eta": eta}
+        return samplers.ddim(orders.gaussian, {}, keys, z, dn.Cond(), grid, knobs)
 
-    np.testing.assert_allclose(walk("euler", grid, z), ddim(0.0), atol=1e-6)
-    np.testing.assert_allclose(walk("euler_ancestral", grid, z), ddim(1.0), atol=1e-5)
+    np.testing.assert_allclose(orders.walk("euler", grid, z), ddim(0.0), atol=1e-6)
+    np.testing.assert_allclose(
+        orders.walk("euler_ancestral", grid, z), ddim(1.0), atol=1e-5
+    )
     x, sigma = z / jnp.sqrt(grid.alpha_bar[0]), multistep.sigma(grid.alpha_bar)
     ends = multistep.sigma(grid.alpha_bar_prev)
     for t, now, end in zip(grid.t, sigma, ends, strict=True):  # of dx = eps dsigma
         z = x / jnp.sqrt(1 + now**2)
-        x += (end - now) * gaussian({}, z, jnp.full(2, t), dn.Cond()).eps
+        x += (end - now) * orders.gaussian({}, z, jnp.full(2, t), dn.Cond()).eps
     z = draws.initial_noise(keys, (4, 4, 2))
-    found = walk("euler", grid, z) / jnp.sqrt(grid.alpha_bar_prev[-1])
+    found = orders.walk("euler", grid, z) / jnp.sqrt(grid.alpha_bar_prev[-1])
     np.testing.assert_allclose(found, x, atol=1e-5)
 
 
@@ -102,10 +64,10 @@ def test_how_often_the_network_is_asked(name):
 
     def counted(params, z_t, t, cond, rng=None):
         jax.debug.callback(lambda t: asked.append(float(t)), t[0])
-        return gaussian(params, z_t, t, cond)
+        return orders.gaussian(params, z_t, t, cond)
 
-    grid = even(10, 20.0, 0.01)
-    walk(name, grid, jnp.ones((1, 1, 1, 1)), counted)
+    grid = orders.even(10, 20.0, 0.01)
+    orders.walk(name, grid, jnp.ones((1, 1, 1, 1)), counted)
     jax.effects_barrier()
     assert len(asked) == CALLS.get(name, 10)
     assert set(asked) == set(map(float, grid.t))
@@ -113,19 +75,19 @@ def test_how_often_the_network_is_asked(name):
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_a_single_step_is_allowed(name):
-    grid = even(1, 20.0, 0.01)
-    found = walk(name, grid, jnp.ones((2, 1, 1, 1)))
+    grid = orders.even(1, 20.0, 0.01)
+    found = orders.walk(name, grid, jnp.ones((2, 1, 1, 1)))
     assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("rounds, within", [(1, 0.2), (30, 1e-4)])
 def test_inversion_finds_where_a_picture_comes_from(rounds, within):
-    grid = even(20, 20.0, 0.05)
-    z_0 = MEAN + STD * jnp.linspace(-2, 2, 5).reshape(5, 1, 1, 1)
+    grid = orders.even(20, 20.0, 0.05)
+    z_0 = orders.MEAN + orders.STD * jnp.linspace(-2, 2, 5).reshape(5, 1, 1, 1)
     z_0 *= jnp.sqrt(grid.alpha_bar_prev[-1])
-    run = jax.jit(functools.partial(samplers.invert, gaussian), static_argnums=4)
+    run = jax.jit(functools.partial(samplers.invert, orders.gaussian), static_argnums=4)
     z_T = run({}, z_0, dn.Cond(), grid, rounds)
-    back = np.abs(walk("ddim", grid, z_T) - z_0).max()
+    back = np.abs(orders.walk("ddim", grid, z_T) - z_0).max()
     assert back < within
     assert rounds > 1 or back > 1e-3  # which is why there are rounds
 
@@ -147,7 +109,7 @@ def test_grids_by_sigma_are_even_in_what_they_say():
 
 
 def test_a_part_of_a_grid_is_a_grid():
-    grid = even(10, 20.0, 0.01)
+    grid = orders.even(10, 20.0, 0.01)
     assert len(grid[4:]) == 6 and grid[4:].t[0] == grid.t[4]
 
 
