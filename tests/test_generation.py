@@ -145,6 +145,25 @@ def test_scale_eta_seed_and_prompts_do_not_compile(model):
     assert traced["draw"] == 1
 
 
+def test_the_next_batch_is_given_to_the_device_before_the_last_is_waited_for(
+    model, monkeypatch
+):
+    order, develop, fetched = [], generation._develop, generation._fetched
+
+    def begun(*args):
+        order.append("begun")
+        return develop(*args)
+
+    def waited(*args):
+        order.append("waited for")
+        return fetched(*args)
+
+    monkeypatch.setattr(generation, "_develop", begun)
+    monkeypatch.setattr(generation, "_fetched", waited)
+    draw(model, 4, PROMPTS[:3] * 3)
+    assert order == ["begun", "begun", "waited for", "begun", *["waited for"] * 2]
+
+
 def test_latents_may_be_decoded_in_parts(model, five):
     c = model.config.copy_and_resolve_references()
     c.sample.decode_batch = 3  # on four devices: one latent each
