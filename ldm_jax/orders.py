@@ -1,4 +1,4 @@
-"""What to draw, from files: prompts as lines of text, JSON objects, or rows of a table.
+"""What to draw, as it is written: prompts in files, and values of flags.
 
     prompts.txt    a prompt in each line
     prompts.jsonl  {"prompt": "a fox", "seed": 7, "scale": 4.5} in each line
@@ -8,6 +8,7 @@ Of the last two, KEYS may be there beside the prompt, and stand for what the fla
 the command say to all.
 """
 
+import ast
 import csv
 import json
 import pathlib
@@ -116,3 +117,24 @@ def _table(text, path):
 
 
 READERS = {".txt": _lines, ".jsonl": _objects, ".csv": _table}
+
+
+def setting(said):
+    """(key, value) of KEY=VALUE; a value that is no Python literal is text."""
+    key, equals, value = said.partition("=")
+    if not equals:
+        raise ValueError(f"--set={said} must be KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def margins(said):
+    """(left, top, right, bottom) of --outpaint's parts."""
+    if len(said) != 4 or not all(part.strip().isdecimal() for part in said):
+        raise ValueError(
+            f"--outpaint={','.join(said)} must be four numbers of pixels: left, top, "
+            "right and bottom"
+        )
+    return tuple(int(part) for part in said)

@@ -49,7 +49,6 @@ pictures; /seed begins anew at index 0. manifest.jsonl has both, and the setting
 picture again.
 """
 
-import ast
 import functools
 import itertools
 import pathlib
@@ -207,19 +206,8 @@ def overrides():
         "strength": STRENGTH.value,
         "data.image_size": IMAGE_SIZE.value,
         "cond_stage.length": LENGTH.value,
-        **dict(map(setting, SET.value)),
+        **dict(map(orders.setting, SET.value)),
     }
-
-
-def setting(said):
-    """(key, value) of KEY=VALUE; a value that is no Python literal is text."""
-    key, equals, value = said.partition("=")
-    if not equals:
-        raise ValueError(f"--set={said} must be KEY=VALUE")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
 
 
 def load():
@@ -278,19 +266,10 @@ def files():
         "image": IMAGE.value,
         "mask": MASK.value,
         "keep": KEEP.value,
-        "outpaint": OUTPAINT.value and margins(OUTPAINT.value),
+        "outpaint": OUTPAINT.value and orders.margins(OUTPAINT.value),
         "layout": LAYOUT.value,
         "segmentation": SEGMENTATION.value,
     }
-
-
-def margins(said):
-    if len(said) != 4 or not all(part.strip().isdecimal() for part in said):
-        raise ValueError(
-            f"--outpaint={','.join(said)} must be four numbers of pixels: left, top, "
-            "right and bottom"
-        )
-    return tuple(int(part) for part in said)
 
 
 def asked():

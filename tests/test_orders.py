@@ -58,3 +58,18 @@ def test_what_is_wrong_is_told_by_file_and_line(tmp_path, name, text, words):
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.txt"):
         orders.read(tmp_path / "none.txt")
+
+
+def test_settings_are_python_or_text():
+    assert orders.setting("rescale=0.7") == ("rescale", 0.7)
+    assert orders.setting("interval=(0.2,0.8)") == ("interval", (0.2, 0.8))
+    assert orders.setting("guide=a=b.safetensors") == ("guide", "a=b.safetensors")
+    with pytest.raises(ValueError, match="must be KEY=VALUE"):
+        orders.setting("rescale")
+
+
+def test_margins_are_four_numbers():
+    assert orders.margins(["1", " 2", "0", "30"]) == (1, 2, 0, 30)
+    for said in (["1", "2"], ["1", "2", "3", "-4"], ["a", "2", "3", "4"]):
+        with pytest.raises(ValueError, match="must be four numbers of pixels"):
+            orders.margins(said)
