@@ -76,19 +76,17 @@ def draw(
     told = Told(model, wanted, say, cut)  # says what is wrong before a file is written
     jobs.begin(job, overwrite)
     save = _save_shards if job.shard else _save_pictures
-    with jobs.writing(job) as write, _bar(job) as bar:
-        save(job, told, job.missing(), batch_size, write, bar.update)
+    with jobs.writing(job) as write:
+        numbers = job.missing()
+        left = len(numbers)
+        with tqdm.tqdm(total=left, unit="picture", disable=not left) as bar:
+            save(job, told, numbers, batch_size, write, bar.update)
     if not job.whole():
         return ()
     rows = jobs.finish(job)
     if not job.shard:
         _write_sheets(job.out, rows)
     return rows
-
-
-def _bar(job):
-    left = len(job.missing())
-    return tqdm.tqdm(total=left, unit="picture", disable=not left)
 
 
 def extend(model, wanted, batch_size, out, say=cli.say):
@@ -103,10 +101,10 @@ def extend(model, wanted, batch_size, out, say=cli.say):
         raise FileExistsError(f"{out} holds the pictures of a job: name another --out")
     first, rows, images = next_number(out), [], []
     for number, x in told.drawn(np.arange(len(wanted)), batch_size):
-        row = {"file": f"{first + number:05}.png"} | told.row(number)
+        row = {"file": f"{first + number:05}.png"} | told.row(number) | told.same
         row["number"] = first + number
         image = finite(x, row)
-        write_picture(out, image, row)
+        write_picture(out, image, row, {})
         with (out / jobs.MANIFEST).open("a", encoding="utf-8") as manifest:
             manifest.write(json.dumps(row) + "\n")
         rows.append(row)
@@ -126,7 +124,7 @@ class Told:
 
     def __init__(self, model, wanted, say, cut=True):
         self._model, self._wanted = model, wanted
-        self._same = _same(model)
+        self.same = _same(model)  # for all pictures
         self._arrays = {}
         if wanted.prompts:
             asked = range(0, len(wanted), wanted.n)
@@ -136,8 +134,8 @@ class Told:
             )
 
     def row(self, number):
-        """What is kept of a picture beside it, but for its file."""
-        return {"number": int(number)} | self._wanted.picture(number) | self._same
+        """What is kept of a picture, but for its file and what is the same for all."""
+        return {"number": int(number)} | self._wanted.picture(number)
 
     def drawn(self, numbers, batch_size):
         """Yields (number, x [H, W, 3]) of these pictures, in their order."""
@@ -209,9 +207,9 @@ def finite(x, row):
     return np.asarray(pictures.to_uint8(x))
 
 
-def write_picture(out, image, row):
-    """A PNG that holds its row."""
-    pictures.save_png(out / row["file"], image, {"ldm_jax": json.dumps(row)})
+def write_picture(out, image, row, same):
+    """A PNG that holds its row, and what is the same for all."""
+    pictures.save_png(out / row["file"], image, {"ldm_jax": json.dumps(row | same)})
 
 
 def _save_pictures(job, told, numbers, batch_size, write, tick):
@@ -240,7 +238,9 @@ def _save_pictures(job, told, numbers, batch_size, write, tick):
                 if len(lost) == LOST:
                     break
                 continue
-            waiting.append((row, pool.submit(write_picture, job.out, image, row)))
+            waiting.append(
+                (row, pool.submit(write_picture, job.out, image, row, told.same))
+            )
             if len(waiting) > 2 * batch_size:
                 written()
         while waiting:
@@ -258,7 +258,8 @@ def _save_shards(job, told, numbers, batch_size, write, tick):
     rows, records = [], []
     for number, x in told.drawn(numbers, batch_size):
         row = {"file": job.name(number)} | told.row(number)
-        image = pictures.png(finite(x, row), {"ldm_jax": json.dumps(row)})
+        text = json.dumps(row | told.same)
+        image = pictures.png(finite(x, row), {"ldm_jax": text})
         nothing = {"label": -1, "classes": [], "boxes": [], "flags": []}
         records.append(packed.pack(nothing | {"text": row["prompt"], "image": image}))
         rows.append(row)

@@ -2,9 +2,10 @@
 
 A folder of a job has
 
-    job.json         what its pictures are of: another job is refused there
+    job.json         what its pictures are of, with all settings: another job is refused
     00000.png, ...   or, of a job in shards, train-00000.array_record, ...
-    manifest.jsonl   a row for each picture that is there, written after it
+    manifest.jsonl   a row for each picture that is there, written after it: its prompt,
+                     seed and index
     pack.json        of a job in shards that is whole: training reads such a folder
 
 Hosts share a job by the pictures' numbers alone and never wait for each other: each has
@@ -62,9 +63,11 @@ class Job:
 
     def _missing(self):
         there, files = np.zeros(self.count, bool), {}
-        for number, row in rows(self.out).items():
+        for row in written(self.out):
             path = self.out / row["file"]
-            there[number] = files.setdefault(path, path.exists())
+            if path not in files:
+                files[path] = path.exists()
+            there[row["number"]] = files[path]
         if self.shard:  # one that lacks a row is drawn as a whole
             starts = np.arange(0, self.count, self.shard)
             sizes = np.diff(np.append(starts, self.count))
@@ -138,19 +141,21 @@ def remove(out):
 
 
 def rows(out):
-    """{number: row} of all manifests.
+    """{number: row} of all manifests."""
+    return {row["number"]: row for row in written(out)}
+
+
+def written(out):
+    """Yields the rows of all manifests, some of them twice.
 
     A last line that was cut off, by a host that was killed or is just writing it, is of
     no picture.
     """
-    found = {}
     for path in sorted(out.glob("manifest*.jsonl")):
         with path.open("rb") as file:
             for line in file:
                 if line.endswith(b"\n"):
-                    row = json.loads(line)
-                    found[row["number"]] = row
-    return found
+                    yield json.loads(line)
 
 
 @contextlib.contextmanager

@@ -123,7 +123,13 @@ def test_a_picture_is_drawn_again_from_its_row(start, tmp_path):
     row = manifest(start)[3]
     wanted = album.Wanted((row["prompt"],), seed=row["seed"], index=row["index"])
     (again,) = album.draw(start.model, wanted, 2, tmp_path / "again")
-    assert again | {key: row[key] for key in ("file", "number")} == row
+    job = json.loads((tmp_path / "again" / jobs.JOB).read_text())
+    assert (
+        again
+        | {"file": row["file"], "number": 3, "settings": job["settings"]}
+        | {"weights": job["weights"]}
+        == row
+    )
     found = np.asarray(Image.open(tmp_path / "again" / again["file"]))
     np.testing.assert_array_equal(found, drawn[3])
 

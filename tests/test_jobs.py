@@ -64,11 +64,11 @@ def stopping(monkeypatch, after):
     """Writing a picture stops the process once `after` of them are there."""
     write, done = album.write_picture, []
 
-    def cut_off(out, image, row):
+    def cut_off(*picture):
         if len(done) == after:
             raise Stop
-        done.append(row)
-        return write(out, image, row)
+        done.append(picture)
+        return write(*picture)
 
     monkeypatch.setattr(album, "write_picture", cut_off)
 
