@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 import tqdm
 
-from ldm_jax import cli, generation, jobs, pictures
+from ldm_jax import cli, generation, jobs, paths, pictures
 from ldm_jax import prompts as prompts_lib
 from ldm_jax.data import packed, shards
+from ldm_jax.weights import own
 
 HIGHEST = 2**31 - 1  # seed or index: beyond it two could be the same
 SHEET, SHEETS = 64, 16  # pictures on a sheet; sheets of a job, at most
@@ -47,10 +48,9 @@ class Wanted:
         negative = own.get("negative_prompt", self.negative)
         row |= {"negative_prompt": negative} if negative else {}
         row |= {"scale": own["scale"]} if "scale" in own else {}
-        toward = own.get("variation_seed"), own.get("variation")
-        toward = tuple(self.variation) if toward == (None, None) else toward
-        if toward:
-            seed, share = toward
+        seed, share = self.variation or (None, None)
+        seed, share = own.get("variation_seed", seed), own.get("variation", share)
+        if (seed, share) != (None, None):
             if seed is None or share is None or not 0 <= share <= 1:
                 raise ValueError(
                     f"prompt {row['prompt']!r} leads to the noise of seed {seed} by "
@@ -74,18 +74,20 @@ def draw(
     about = _about(model, wanted, share)
     job = jobs.Job(pathlib.Path(out), about, len(wanted), **share)
     told = Told(model, wanted, say, cut)  # says what is wrong before a file is written
-    jobs.begin(job, overwrite)
-    save = _save_shards if job.shard else _save_pictures
-    with jobs.writing(job) as write:
+    with jobs.at_work(job, overwrite), jobs.writing(job) as write:
         numbers = job.missing()
         left = len(numbers)
         with tqdm.tqdm(total=left, unit="picture", disable=not left) as bar:
-            save(job, told, numbers, batch_size, write, bar.update)
-    if not job.whole():
-        return ()
-    rows = jobs.finish(job)
-    if not job.shard:
-        _write_sheets(job.out, rows)
+            save = _save_shards if job.shard else _save_pictures
+            lost = save(job, told, numbers, batch_size, write, bar.update)
+        rows = jobs.finish(job) if job.settled() else ()
+        if not job.shard:
+            _write_sheets(job.out, rows)
+    if lost:
+        raise FloatingPointError(
+            f"pictures {', '.join(map(str, lost))} are not finite, nothing was written "
+            f"for them; in {job.out} are the others"
+        )
     return rows
 
 
@@ -97,14 +99,17 @@ def extend(model, wanted, batch_size, out, say=cli.say):
     """
     told, out = Told(model, wanted, say), pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    if (out / jobs.JOB).exists():
-        raise FileExistsError(f"{out} holds the pictures of a job: name another --out")
+    jobs.check_folder(out, empty=True)
     first, rows, images = next_number(out), [], []
     for number, x in told.drawn(np.arange(len(wanted)), batch_size):
         row = {"file": f"{first + number:05}.png"} | told.row(number) | told.same
         row["number"] = first + number
-        image = finite(x, row)
-        write_picture(out, image, row, {})
+        if not np.isfinite(x).all():
+            raise FloatingPointError(
+                f"picture {row['number']} is not finite, nothing was written: {row}"
+            )
+        image = np.asarray(pictures.to_uint8(x))
+        write_picture(out, image, row)
         with (out / jobs.MANIFEST).open("a", encoding="utf-8") as manifest:
             manifest.write(json.dumps(row) + "\n")
         rows.append(row)
@@ -129,6 +134,8 @@ class Told:
         if wanted.prompts:
             asked = range(0, len(wanted), wanted.n)
             negatives = [wanted.picture(i).get("negative_prompt", "") for i in asked]
+            if len(set(negatives)) == 1:
+                negatives = negatives[0]
             self._arrays = prompts_lib.arrays(
                 model, wanted.prompts, negatives, say, cut
             )
@@ -179,6 +186,7 @@ def _keys_of(seeds, rows):
 def _same(model):
     """What the rows of all pictures have in common."""
     settings = model.config.sample.to_dict()
+    settings.pop("decode_batch")  # it changes no picture
     settings |= {"image_size": model.config.data.image_size}
     settings |= {"words": [word for word, _ in model.words]} if model.words else {}
     same = {"settings": settings, "weights": model.weights}
@@ -187,33 +195,53 @@ def _same(model):
 
 def _about(model, wanted, share):
     """What makes a job the job it is: JSON, the same whenever its pictures are."""
-    asked = hashlib.sha256(json.dumps([wanted.prompts, wanted.said]).encode())
-    given = hashlib.sha256()
+    asked, given = hashlib.sha256(), hashlib.sha256()
+    for first in range(0, len(wanted), wanted.n):
+        asked.update(json.dumps(wanted.picture(first)).encode())
     for name, array in sorted(wanted.given.items()):
         given.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    about = {"prompts": asked.hexdigest()[:12], "pictures": len(wanted), "n": wanted.n}
-    about |= {"seed": wanted.seed, "index": wanted.index}
-    about |= {"negative_prompt": wanted.negative, "variation": list(wanted.variation)}
-    about |= {"given": given.hexdigest()[:12], "shard": share.get("shard", 0)}
+    about = {"pictures": len(wanted), "n": wanted.n, "seed": wanted.seed}
+    about |= {"prompts": asked.hexdigest()[:12], "given": given.hexdigest()[:12]}
+    about |= {"shard": share.get("shard", 0), "model": _hash(model)}
     return about | _same(model)
 
 
-def finite(x, row):
-    """x [H, W, 3] as uint8; raises FloatingPointError where it is not finite."""
-    if not np.isfinite(x).all():
-        raise FloatingPointError(
-            f"picture {row['number']} is not finite, nothing was written for it: {row}"
-        )
-    return np.asarray(pictures.to_uint8(x))
+def _hash(model):
+    """Of what besides its weights and settings makes a model draw what it draws."""
+    sections = ("schedule", "first_stage", "cond_stage", "unet", "loss")
+    told = {name: model.config[name].to_dict() for name in sections}
+    files = [model.config.sample.guide]
+    files += [told["first_stage"].pop("weights"), told["cond_stage"].pop("vocabulary")]
+    told["files"] = [own.digest(paths.resolve(name)) for name in files if name]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def write_picture(out, image, row, same):
-    """A PNG that holds its row, and what is the same for all."""
-    pictures.save_png(out / row["file"], image, {"ldm_jax": json.dumps(row | same)})
+def write_picture(out, image, row):
+    """A PNG that holds its row."""
+    pictures.save_png(out / row["file"], image, {"ldm_jax": json.dumps(row)})
+
+
+def _finite(job, told, numbers, batch_size, write, lost):
+    """Yields (row, uint8 picture) of what is drawn; (row, None) of what is not finite.
+
+    Its number joins `lost`; raises FloatingPointError once there are LOST of them.
+    """
+    for number, x in told.drawn(numbers, batch_size):
+        row = {"file": job.name(number)} | told.row(number)
+        if np.isfinite(x).all():
+            yield row, np.asarray(pictures.to_uint8(x))
+            continue
+        lost.append(number)
+        if len(lost) == LOST:
+            raise FloatingPointError(
+                f"pictures {', '.join(map(str, lost))} are not finite: gave up"
+            )
+        write({"number": number, "lost": True})
+        yield row, None
 
 
 def _save_pictures(job, told, numbers, batch_size, write, tick):
-    """A PNG of each number, and after it its row: a row's file is always whole."""
+    """A PNG of each number, and after it its row; returns those that are not finite."""
     lost, waiting = [], collections.deque()
 
     def written():
@@ -229,46 +257,42 @@ def _save_pictures(job, told, numbers, batch_size, write, tick):
         tick()
 
     with futures.ThreadPoolExecutor(WRITERS) as pool:
-        for number, x in told.drawn(numbers, batch_size):
-            row = {"file": job.name(number)} | told.row(number)
-            try:
-                image = finite(x, row)
-            except FloatingPointError:
-                lost.append(number)
-                if len(lost) == LOST:
-                    break
-                continue
-            waiting.append(
-                (row, pool.submit(write_picture, job.out, image, row, told.same))
-            )
-            if len(waiting) > 2 * batch_size:
+        try:
+            for row, image in _finite(job, told, numbers, batch_size, write, lost):
+                if image is not None:
+                    picture = job.out, image, row | told.same
+                    waiting.append((row, pool.submit(write_picture, *picture)))
+                if len(waiting) > 2 * batch_size:
+                    written()
+        finally:
+            while waiting:
                 written()
-        while waiting:
-            written()
-    if lost:
-        raise FloatingPointError(
-            f"pictures {', '.join(map(str, lost))} are not finite, nothing was written "
-            f"for them; in {job.out} are the others"
-            + (", so far" if len(lost) == LOST else "")
-        )
+    return lost
 
 
 def _save_shards(job, told, numbers, batch_size, write, tick):
-    """A file of records for each shard, and after it the rows of its pictures."""
-    rows, records = [], []
-    for number, x in told.drawn(numbers, batch_size):
-        row = {"file": job.name(number)} | told.row(number)
+    """A file of records for each shard, and after it its rows; returns as above."""
+    lost, waiting = [], []
+
+    def record(row, image):
         text = json.dumps(row | told.same)
-        image = pictures.png(finite(x, row), {"ldm_jax": text})
         nothing = {"label": -1, "classes": [], "boxes": [], "flags": []}
-        records.append(packed.pack(nothing | {"text": row["prompt"], "image": image}))
-        rows.append(row)
-        tick()
-        if (number + 1) % job.shard == 0 or number + 1 == job.count:
-            shards.write(job.out / row["file"], records, len(records))
-            for row in rows:
-                write(row)
-            rows, records = [], []
+        png = pictures.png(image, {"ldm_jax": text})
+        return packed.pack(nothing | {"text": row["prompt"], "image": png})
+
+    with futures.ThreadPoolExecutor(WRITERS) as pool:
+        for row, image in _finite(job, told, numbers, batch_size, write, lost):
+            if image is not None:
+                waiting.append((row, pool.submit(record, row, image)))
+            tick()
+            last = row["number"] + 1
+            if waiting and (last % job.shard == 0 or last == job.count):
+                records = [future.result() for _, future in waiting]
+                shards.write(job.out / row["file"], records, len(records))
+                for own, _ in waiting:
+                    write(own)
+                waiting = []
+    return lost
 
 
 def _write_sheets(out, rows):

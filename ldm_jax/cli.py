@@ -37,12 +37,8 @@ def define_weights():
     )
 
 
-def define_hosts(alone=False):
-    """The flags of a run of several processes; call what comes back before any JAX.
-
-    It returns (the number of this process, how many there are). alone: whether they may
-    do without --distributed, as processes that never talk to each other.
-    """
+def define_hosts():
+    """The flags of a run of several processes; call what comes back before any JAX."""
     several = flags.DEFINE_bool(
         "distributed",
         False,
@@ -50,28 +46,48 @@ def define_hosts(alone=False):
         "like say the rest by themselves; elsewhere the next three flags do.",
     )
     coordinator = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
-    count = flags.DEFINE_integer("processes", None, "How many there are.", 1)
-    number = flags.DEFINE_integer("process", None, "Which one this is, from 0.", 0)
+    count, number = _define_share("How many there are.", "Which one this is, from 0.")
 
     def start():
         given = (coordinator.value, count.value, number.value)
         if several.value:
             jax.distributed.initialize(*given)
-            return jax.process_index(), jax.process_count()
-        if coordinator.value or (given != (None, None, None) and not alone):
+        elif given != (None, None, None):
             raise ValueError(
                 "--coordinator, --processes and --process need --distributed"
             )
+
+    return start
+
+
+def define_share():
+    """The flags of one of several processes that never talk to each other.
+
+    What comes back returns (the number of this one, how many there are).
+    """
+    count, number = _define_share(
+        "How many processes share the work, each on its own, without --distributed.",
+        "Which one this is, from 0; under Slurm $SLURM_PROCID.",
+    )
+
+    def share():
         if (count.value is None) != (number.value is None):
             raise ValueError("--processes and --process need each other")
-        if alone and count.value and number.value >= count.value:
+        if count.value and number.value >= count.value:
             raise ValueError(
                 f"--process={number.value} is none of --processes={count.value}: they "
                 f"are 0 to {count.value - 1}"
             )
         return number.value or 0, count.value or 1
 
-    return start
+    return share
+
+
+def _define_share(count, number):
+    return (
+        flags.DEFINE_integer("processes", None, count, 1),
+        flags.DEFINE_integer("process", None, number, 0),
+    )
 
 
 def say(message):

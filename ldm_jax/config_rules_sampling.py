@@ -46,13 +46,17 @@ def sampling(c):
 
 def _shares(sample):
     """Numbers within their ranges."""
-    for key in ("rescale", "threshold", "apg_parallel"):
+    for key in ("eta", "posterior", "rescale", "threshold", "apg_parallel"):
         rules.require(
             0 <= sample[key] <= 1, f"sample.{key} {sample[key]} must be in [0, 1]"
         )
     rules.require(
         0 < sample.strength <= 1,
         f"sample.strength {sample.strength} must be above 0 and at most 1",
+    )
+    rules.require(
+        len(sample.interval) == 2,
+        f"sample.interval {sample.interval} must be two shares of the noise range",
     )
     for key in ("apg_radius", "decode_batch"):
         rules.require(

@@ -14,7 +14,7 @@ what is built on them compose by nesting, and no sampler knows of any of them.
 
 Both fields of Pred come from the one network output, because neither is enough:
 dividing eps back into z_0 fails where alpha_bar is 0, and z_0 into eps where it
-is 1. They always satisfy
+is 1. They satisfy
 
     z_t = sqrt(alpha_bar) z_0 + sqrt(1 - alpha_bar) eps.                     (*)
 """

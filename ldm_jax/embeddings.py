@@ -28,13 +28,14 @@ def added(model, given):
             f"--embedding: cond_stage.kind {section.kind!r} takes no words"
         )
     tables = {name: [] for name in section.encoders}
-    words = []
+    words, files = [], []
     for text in given:
         word, equals, path = text.partition("=")
         if not (word and equals and path):
             raise ValueError(f"--embedding={text}: say it as WORD=FILE")
         vectors = read(path, {n: clip.ENCODERS[n].width for n in section.encoders})
         count = len(next(iter(vectors.values())))
+        files.append(f" + {word} {own.digest(path)}")
         words.append((word, tuple(range(section.vocab, section.vocab + count))))
         section.vocab += count
         for name, rows in vectors.items():
@@ -45,6 +46,7 @@ def added(model, given):
         config=config_lib.check(config),
         system=system_lib.build(config),
         params=params,
+        weights=model.weights + "".join(files),
         words=(*model.words, *words),
     )
 

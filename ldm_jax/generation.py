@@ -141,18 +141,34 @@ def _placed(config, system, params, weights, name):
     mesh = sharding.make_mesh(config.parallel.fsdp, jax.local_devices())
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     if config.sample.guide:
-        params, shapes = _with_guide(config.sample.guide, params, shapes)
+        shapes = shapes | {"guide": shapes["unet"]}
+        params = params | {"guide": _guide(config)}
     params = {role: params.get(role, {}) for role in {**shapes, **params}}
     own.check_tree(jax.tree.map(_as_read, params), shapes, name)
     params = sharding.put_tree(params, mesh, "reading")
     return Model(config, system, params, weights, mesh)
 
 
-def _with_guide(path, params, shapes):
-    """Both with the UNet of another weights file, which must be of the same shape."""
-    source, _, _ = own.open_weights(paths.resolve(path))
-    weaker = trees.nested(source.tensors).get("unet", {})
-    return params | {"guide": weaker}, shapes | {"guide": shapes["unet"]}
+def _guide(config):
+    """The UNet of another weights file, which must mean the same by what it says."""
+    path = paths.resolve(config.sample.guide)
+    source, saved, meta = own.open_weights(path)
+    there = config_saved.completed(saved)
+    for section, key in (("schedule", None), ("loss", "predicts")):
+        ours, theirs = config[section], there.get(section)
+        ours = ours[key] if key else ours.to_dict()
+        theirs = theirs[key] if key and theirs else theirs
+        if ours != theirs:
+            raise ValueError(
+                f"sample.guide {path} cannot guide this model: its {section} is "
+                f"{theirs}, not {ours}"
+            )
+    if meta.get("first_stage") != frozen.digest(config):
+        raise ValueError(
+            f"sample.guide {path} is of the latents of another first stage, "
+            f"{meta.get('first_stage')}"
+        )
+    return trees.nested(source.tensors).get("unet", {})
 
 
 def _as_read(leaf):
@@ -168,6 +184,7 @@ class Checkpoint:
     opened: opening.Opened
     config: object
     plan: plans.Plan
+    average: bool = False  # whether the plan reads it
 
 
 def open_checkpoint(path, config=None, overrides=(), variant=None, average=False):
@@ -183,7 +200,7 @@ def open_checkpoint(path, config=None, overrides=(), variant=None, average=False
     config = overridden(opening.config_of(opened, config), overrides)
     plan = opening.plan(opened, config, average, control=False)
     opening.tell(opened, plan, cli.say, average)
-    return Checkpoint(opened, config, plan)
+    return Checkpoint(opened, config, plan, average)
 
 
 def from_checkpoint(checkpoint):
@@ -196,7 +213,7 @@ def from_checkpoint(checkpoint):
     params = trees.nested(plans.tensors_of(checkpoint.plan))
     if config.first_stage.weights:
         params |= frozen.load(config, system)
-    label = opening.digest(checkpoint.opened)
+    label = opening.digest(checkpoint.opened) + " averaged" * checkpoint.average
     return _placed(config, system, params, label, str(checkpoint.opened.path))
 
 

@@ -93,6 +93,8 @@ def _where(flag, files, picture):
             f"{found.size}: they must have one size, or the hole would lie elsewhere"
         )
     hole = np.asarray(found)
+    if len(np.unique(hole)) == 1 and hole.flat[0] == (flag == "keep"):
+        raise ValueError(f"--{flag} {files[flag]} leaves nothing to paint")
     return Image.fromarray(1 - hole if flag == "keep" else hole)
 
 

@@ -172,8 +172,8 @@ def with_cfg(denoise, null, rule, weight):
 def with_guide(denoise, guide, rule, weight):
     """Autoguidance (Karras et al., 2024): guided away from a weaker model's errors.
 
-    guide: a denoise that is told the same cond, of a network that is smaller or was
-    trained for less long on the same data; see `of_role`.
+    guide: a denoise that is told the same cond, of a network that was trained for less
+    long on the same data (or is smaller, where one writes its denoise); see `of_role`.
     weight: t [B] -> [B], as from `weight_at`.
     """
 

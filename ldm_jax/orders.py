@@ -10,14 +10,23 @@ the command say to all.
 
 import ast
 import csv
+import io
 import json
+import math
 import pathlib
 
 from ldm_jax import names
 
 
+def number(value):
+    found = float(value)
+    if isinstance(value, bool) or not math.isfinite(found):
+        raise ValueError(f"{value!r} is no number that is finite")
+    return found
+
+
 def whole(value):
-    if isinstance(value, bool) or int(value) != float(value):
+    if number(value) != int(value):
         raise ValueError(f"{value!r} is no whole number")
     if not 0 <= int(value) < 2**31:
         raise ValueError(f"{value!r} is not in 0 .. 2147483647")
@@ -35,9 +44,9 @@ KEYS = {
     "prompt": words,
     "negative_prompt": words,
     "seed": whole,
-    "scale": float,
+    "scale": number,
     "variation_seed": whole,
-    "variation": float,
+    "variation": number,
 }
 
 
@@ -80,14 +89,14 @@ def checked(row):
         convert = names.pick(KEYS, key)
         try:
             found[key] = convert(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{key}: {error}") from error
     return found
 
 
 def _lines(text, path):
     del path
-    lines = enumerate(map(str.strip, text.splitlines()), 1)
+    lines = enumerate(map(str.strip, text.split("\n")), 1)
     return [(number, {"prompt": line}) for number, line in lines if line]
 
 
@@ -103,7 +112,7 @@ def _objects(text, path):
 
 
 def _table(text, path):
-    reader = csv.DictReader(text.splitlines(keepends=True), restkey="")
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
     rows = []
     try:
         for row in reader:

@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import uuid
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +49,7 @@ def png(image, text=None):
 def save_png(path, image, text=None):
     """Writes a `png` through a temporary name: whole, or not at all."""
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.write_bytes(png(image, text))
         os.replace(temporary, path)

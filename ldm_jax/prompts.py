@@ -37,6 +37,7 @@ def arrays(model, prompts, negative="", warn=print, cut=True):
     with warnings.catch_warnings(record=True) as lost:
         warnings.simplefilter("always")
         found = SPELLED[section.kind](words, asked)
+    lost = [one for one in lost if issubclass(one.category, UserWarning)]
     for message in dict.fromkeys(str(warning.message) for warning in lost):
         if not cut:
             raise ValueError(f"{message}. Shorten it, or --cut_prompts draws what fits")

@@ -71,6 +71,12 @@ def prepare(config, workdir):
     inputs.check(config)
     if system.sample:
         jax.eval_shape(lambda: knobs.of(config))  # of a grid that has such steps
+        if config.sample.guide or config.sample.strength < 1:
+            raise ValueError(
+                "training draws from noise by the model alone: sample.guide must be '' "
+                f"(not {config.sample.guide!r}) and sample.strength 1 (not "
+                f"{config.sample.strength})"
+            )
     mesh = sharding.make_mesh(config.parallel.fsdp)
     hosts, parts = jax.process_count(), config.train.accumulate
     sharding.check_batch(config.data.batch_size, mesh, hosts, parts)

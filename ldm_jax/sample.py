@@ -44,9 +44,9 @@ Prompts as you type them, by any of these weights; /help there lists the setting
 The program is compiled once. Pictures are added to those in DIR, min(--n,
 --batch_size) at once, whatever /n is later. The noise of a picture comes from its seed
 and its index. A session counts the index on, so that the same prompt twice gives new
-pictures; /seed begins anew at index 0. manifest.jsonl has both, and the settings:
---prompt, --seed and --index (or /seed and /index) with the same settings draw a
-picture again.
+pictures; /seed begins anew at index 0. manifest.jsonl has both, and of a session the
+settings, which otherwise are in job.json: --prompt, --seed and --index (or /seed and
+/index) with the same settings draw a picture again.
 """
 
 import functools
@@ -73,6 +73,7 @@ from ldm_jax import (
     samplers,
     sharding,
 )
+from ldm_jax import config as config_lib
 from ldm_jax.exchange import transfer
 
 CONFIG = cli.define_config(required=False)
@@ -121,7 +122,10 @@ KEEP = flags.DEFINE_string(
     "keep", None, "The other convention: what is white stays (LDM's samplers)."
 )
 OUTPAINT = flags.DEFINE_list(
-    "outpaint", None, "LEFT,TOP,RIGHT,BOTTOM pixels that are painted around --image."
+    "outpaint",
+    None,
+    "LEFT,TOP,RIGHT,BOTTOM pixels of --image that are painted around it; the whole is "
+    "then brought to --image_size.",
 )
 N = flags.DEFINE_integer("n", 1, "Pictures of each prompt.", lower_bound=1)
 SEED = flags.DEFINE_integer(
@@ -158,7 +162,7 @@ OVERWRITE = flags.DEFINE_bool(
 SHARD = flags.DEFINE_integer(
     "shard", 0, "Pictures in a file of records; 0: a PNG for each.", lower_bound=0
 )
-HOSTS = cli.define_hosts(alone=True)
+SHARE = cli.define_share()
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     8,
@@ -191,7 +195,7 @@ SET = flags.DEFINE_multi_string(
     "set",
     [],
     "KEY=VALUE of the config's section sample, such as guidance=apg, rescale=0.7, "
-    "interval=(0.2,0.8) or guide=weaker.safetensors; may be repeated.",
+    "'interval=(0.2,0.8)' or guide=weaker.safetensors; may be repeated.",
 )
 
 
@@ -257,6 +261,17 @@ def check(config):
         class_names.number(config, label)
     if NEGATIVE.value and config.sample.scale == 1:
         raise ValueError("--negative_prompt does nothing where --scale is 1")
+    if NEGATIVE.value and config.sample.guide:
+        raise ValueError("--negative_prompt does nothing where sample.guide is named")
+    many = (SHARD.value, OVERWRITE.value, CUT.value, flags.FLAGS.processes)
+    if INTERACTIVE.value and any(many):
+        raise ValueError(
+            "--interactive excludes --shard, --overwrite, --cut_prompts and --processes"
+        )
+    for row in asked()[1]:
+        overridden = config.copy_and_resolve_references()
+        overridden.sample.scale = row.get("scale", config.sample.scale)
+        config_lib.check(overridden)
     given.read(config, files())
 
 
@@ -289,10 +304,10 @@ def talk(model, wanted, batch_size):
 
 def main(argv):
     del argv
-    process, processes = HOSTS()
+    process, processes = SHARE()
     began = time.perf_counter()
     prompts, said = asked()
-    jobs.check_folder(OUT.value)
+    jobs.check_folder(OUT.value, empty=INTERACTIVE.value)
     model = embeddings.added(load(), EMBEDDING.value)
     varies = VARIATION.value is not None
     wanted = album.Wanted(

@@ -19,15 +19,16 @@ from ldm_jax import denoise as denoise_lib
 from ldm_jax import draws, guidance, names, pictures, samplers
 
 
-def make(config, schedule, denoise, conditioner, condition, mean, decode, latent):
-    """(draw, develop).
+def make(
+    section, paints, schedule, denoise, conditioner, condition, mean, decode, latent
+):
+    """(draw, develop) of a section `sample`; paints: whether a mask is a condition.
 
     draw     (params, keys, batch, knobs) -> z_0
     develop  (params, z_0, batch) -> x, which is float32 in about [-1, 1]
     condition, mean, decode: (params, batch) -> Cond, (params, x) -> z_0 and back;
     latent: (h, w, c) of one z.
     """
-    section = config.sample
     sampler = names.pick(samplers.SAMPLERS, section.sampler)
     rule_of = names.pick(guidance.RULES, section.guidance)
 
@@ -48,13 +49,18 @@ def make(config, schedule, denoise, conditioner, condition, mean, decode, latent
         if section.threshold:
             walk = guidance.with_threshold(walk, schedule, knobs["threshold"])
         z = draws.initial_noise(keys, latent)
+        if section.strength < 1 and "image" not in batch:
+            raise ValueError(
+                f"sample.strength {section.strength} walks the last steps only, from a "
+                "picture, and there is none: it must be 1"
+            )
         if "toward" in batch:
             other = draws.initial_noise(batch["toward"], latent)
             z = draws.between(z, other, batch["variation"])
         if "image" in batch:
             z_known = mean(params, pictures.to_float(batch["image"]))
             z = jnp.where(knobs["begun"], noised(z_known, z, grid.alpha_bar[0]), z)
-            if "mask" in batch and not config.cond_stage.inpaint:
+            if "mask" in batch and not paints:
                 hole = shrunk(batch["mask"], latent[0])
                 walk = denoise_lib.with_known(walk, schedule, z_known, hole)
         cond = condition(params, batch)

@@ -265,7 +265,15 @@ def _latent_diffusion(config):
         return told if bits is None else {**told, "loss_vlb": bits}
 
     draw, develop = sampling.make(
-        config, schedule, denoise, conditioner, condition, mean, stage["decode"], latent
+        config.sample,
+        bool(config.cond_stage.inpaint),
+        schedule,
+        denoise,
+        conditioner,
+        condition,
+        mean,
+        stage["decode"],
+        latent,
     )
 
     def sample(params, keys, batch, knobs):

@@ -240,6 +240,8 @@ BROKEN = {
         "loss": dict(predicts="v"),
         "sample": dict(grid="trailing", sampler="heun"),
     },
+    "sample.eta 7.0 must be in [0, 1]": {"sample": dict(eta=7.0)},
+    "sample.interval (0.2,) must be two shares": {"sample": dict(interval=(0.2,))},
     "sample.rescale 1.5 must be in [0, 1]": {"sample": dict(rescale=1.5)},
     "sample.strength 0.0 must be above 0": {"sample": dict(strength=0.0)},
     "sample.decode_batch -1 must be 0 (off) or above": {

@@ -1,5 +1,6 @@
 """Many pictures in a folder: begun again, shared by hosts, cut off, in shards."""
 
+from concurrent import futures
 import dataclasses
 import errno
 import json
@@ -40,7 +41,8 @@ def draw(model, out, wanted=WANTED, **ways):
 
 def files(out):
     """{name: bytes} of a folder."""
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    paths = [path for path in out.iterdir() if path.name != jobs.LOCK]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def opened(out, row):
@@ -63,6 +65,7 @@ class Stop(Exception):
 def stopping(monkeypatch, after):
     """Writing a picture stops the process once `after` of them are there."""
     write, done = album.write_picture, []
+    monkeypatch.setattr(album, "WRITERS", 1)
 
     def cut_off(*picture):
         if len(done) == after:
@@ -138,9 +141,7 @@ def test_fewer_hosts_may_finish_what_more_began(model, whole, tmp_path):
 
 
 def test_two_processes_of_one_number_are_told(model, tmp_path):
-    about = {"pictures": 9}
-    job = jobs.Job(tmp_path, about, 9)
-    jobs.begin(job)
+    job = jobs.Job(tmp_path, {"pictures": 9}, 9)
     again = pytest.raises(OSError, match="another process is drawing")
     with jobs.writing(job), again, jobs.writing(job):
         pass
@@ -150,7 +151,7 @@ def test_another_job_is_refused_and_may_be_overwritten(model, whole, tmp_path):
     out = tmp_path / "out"
     draw(model, out)
     other = dataclasses.replace(WANTED, seed=6)
-    with pytest.raises(FileExistsError, match=r"another job: seed 5, not 6\. .*--over"):
+    with pytest.raises(FileExistsError, match=r"another job: .*seed 5, not 6.*--over"):
         draw(model, out, other)
     assert files(out) == whole
     draw(model, out, dataclasses.replace(other, n=1), overwrite=True)
@@ -159,18 +160,79 @@ def test_another_job_is_refused_and_may_be_overwritten(model, whole, tmp_path):
     )
 
 
+def test_an_interrupted_job_is_overwritten_as_a_whole(model, tmp_path, monkeypatch):
+    """Its pictures without a row, and what was half-written, too."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stopping(patch, 4)
+        with pytest.raises(Stop):
+            draw(model, out)
+    (out / jobs.MANIFEST).write_bytes(b"")
+    (out / ".00007.png.abc").write_bytes(b"half")
+    (out / "notes.txt").write_text("mine")
+    draw(model, out, dataclasses.replace(WANTED, n=1, seed=6), overwrite=True)
+    names = {*(f"{i:05}.png" for i in range(3)), "grid.png", "notes.txt"}
+    assert set(files(out)) == names | {"job.json", "manifest.jsonl"}
+
+
+def test_a_job_that_is_being_drawn_is_not_overwritten(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "PATIENCE", 0.3)
+    job = jobs.Job(tmp_path, {"pictures": 9}, 9)
+    with jobs.at_work(job), jobs.at_work(job):
+        with pytest.raises(FileExistsError, match="is drawing another job into"):
+            draw(model, tmp_path, overwrite=True)
+        assert set(files(tmp_path)) == {"job.json"}
+    assert len(draw(model, tmp_path, overwrite=True)) == 9
+
+
+def test_hosts_that_overwrite_together_remove_once(model, tmp_path):
+    """The second one waits for the first, and finds the job its own."""
+    draw(model, tmp_path)
+    other = dataclasses.replace(WANTED, seed=6)
+    with futures.ThreadPoolExecutor(2) as pool:
+        ended = [
+            pool.submit(
+                draw, model, tmp_path, other, overwrite=True, host=host, hosts=2
+            )
+            for host in range(2)
+        ]
+        assert max(len(future.result()) for future in ended) == 9
+    assert {row["seed"] for row in jobs.rows(tmp_path).values()} == {6}
+
+
+def test_a_job_is_what_makes_its_pictures(model, tmp_path):
+    """However the prompts are said; not by what changes no picture."""
+    about = album._about(model, WANTED, {})
+    said = tuple({"prompt": prompt} for prompt in PROMPTS)
+    assert album._about(model, dataclasses.replace(WANTED, said=said), {}) == about
+    for key, value, same in (
+        ("sample.decode_batch", 2, True),
+        ("parallel.fsdp", 2, True),
+        ("sample.scale", 7.0, False),
+        ("loss.predicts", "z_0", False),
+        ("schedule.beta_end", 0.02, False),
+        ("cond_stage.length", 22, False),
+    ):
+        config = model.config.copy_and_resolve_references()
+        config.update_from_flattened_dict({key: value})
+        other = dataclasses.replace(model, config=config)
+        assert (album._about(other, WANTED, {}) == about) == same, key
+
+
 def test_pictures_of_no_job_are_left_alone(model, tmp_path):
-    (tmp_path / "00001.png").write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match="00001.png already"):
-        draw(model, tmp_path, overwrite=True)
-    assert files(tmp_path) == {"00001.png": b"mine"}
-    (tmp_path / "00001.png").unlink()
+    for name in ("00001.png", "train-00000.array_record", "manifest.1-of-2.jsonl"):
+        (tmp_path / name).write_bytes(b"mine")
+        with pytest.raises(FileExistsError, match=f"{name} already"):
+            draw(model, tmp_path, overwrite=True)
+        assert files(tmp_path) == {name: b"mine"}
+        (tmp_path / name).unlink()
     (tmp_path / "notes.txt").write_text("mine")
     assert len(draw(model, tmp_path)) == 9
 
 
 def test_a_full_disk_leaves_nothing_half_written(model, whole, tmp_path, monkeypatch):
     write, done = pathlib.Path.write_bytes, []
+    monkeypatch.setattr(album, "WRITERS", 1)
 
     def full(path, data):
         if path.suffix != ".jsonl" and len(done) == 4:
@@ -213,16 +275,28 @@ def test_one_picture_that_is_not_finite_stops_no_other(
             draw(model, tmp_path / "out")
     found = files(tmp_path / "out")
     assert len(jobs.rows(tmp_path / "out")) == 8 and "00003.png" not in found
+    lines = [json.loads(line) for line in found["manifest.jsonl"].splitlines()]
+    assert [line["number"] for line in lines] == list(range(9)) and "grid.png" in found
+    assert lines[3] == {"number": 3, "lost": True}
     draw(model, tmp_path / "out")
     assert files(tmp_path / "out") == whole
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "stream", broken)
+        with pytest.raises(FloatingPointError, match="pictures 3 are not finite"):
+            draw(model, tmp_path / "shards", shard=4)
+    assert len(packed.opened(tmp_path / "shards", "train")) == 8
+    draw(model, tmp_path / "shards", shard=4)
+    assert len(packed.opened(tmp_path / "shards", "train")) == 9
 
 
 def test_a_model_that_draws_nothing_finite_gives_up(model, tmp_path):
     params = jax.tree.map(lambda x: x * jnp.nan, model.params)
     broken, many = dataclasses.replace(model, params=params), album.Wanted(n=40)
-    with pytest.raises(FloatingPointError, match="9 are not finite.*so far"):
+    with pytest.raises(FloatingPointError, match="9 are not finite: gave up"):
         album.draw(broken, dataclasses.replace(many, prompts=("a",)), 2, tmp_path / "o")
     assert sorted(files(tmp_path / "o")) == ["job.json", "manifest.jsonl"]
+    assert not jobs.rows(tmp_path / "o")
 
 
 def test_shards_hold_the_same_pictures_and_training_reads_them(model, whole, tmp_path):
@@ -281,6 +355,8 @@ def test_prompts_may_have_their_own_seed_scale_and_negative(model, tmp_path):
     found = opened(tmp_path / "one", row)
     assert np.abs(images[0] - found).max() <= 1
     half = dataclasses.replace(alone, said=({"prompt": "a fox", "variation": 0.5},))
+    toward = dataclasses.replace(half, variation=(8, 0.1)).picture(0)
+    assert (toward["variation_seed"], toward["variation"]) == (8, 0.5)
     with pytest.raises(ValueError, match="a variation needs both"):
         draw(model, tmp_path / "half", half)
     assert not (tmp_path / "half").exists()

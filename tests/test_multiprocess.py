@@ -103,8 +103,7 @@ def test_sigterm_to_one_process_stops_both(stage, tmp_path):
     assert commands.rows(tmp_path)[-1]["step"] == saved in (4, 5)
 
 
-@pytest.mark.parametrize("kind", ["alone", "distributed"])
-def test_hosts_that_sample_are_lost_and_started_again(exported, tmp_path, kind):
+def test_hosts_that_sample_are_lost_and_started_again(exported, tmp_path):
     """500 pictures by two processes, one of them killed: the bytes of one process."""
 
     def command(out):
@@ -112,19 +111,9 @@ def test_hosts_that_sample_are_lost_and_started_again(exported, tmp_path, kind):
         return ["ldm_jax.sample", f"--weights={exported}", *asked, f"--out={out}"]
 
     def pair(out, stack):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        more = {"alone": [], "distributed": ["--distributed"]}[kind]
-        more += [f"--coordinator=localhost:{port}"] if more else []
-        return [
-            stack.enter_context(
-                commands.started(
-                    *command(out), "--processes=2", f"--process={i}", *more
-                )
-            )
-            for i in range(2)
-        ]
+        shares = (["--processes=2", f"--process={i}"] for i in range(2))
+        started = (commands.started(*command(out), *share) for share in shares)
+        return [stack.enter_context(process) for process in started]
 
     out = tmp_path / "two"
     with contextlib.ExitStack() as stack:
@@ -136,8 +125,7 @@ def test_hosts_that_sample_are_lost_and_started_again(exported, tmp_path, kind):
             time.sleep(0.002)
         doomed.send_signal(signal.SIGKILL)
         code, printed = wait()
-        if kind == "alone":
-            assert code == 0 and "has drawn its share" in printed, printed
+        assert code == 0 and "has drawn its share" in printed, printed
     rows = jobs.rows(out)
     drawn = [number for number in rows if number % 2]
     assert 20 < len(drawn) < 250 and len(rows) == 250 + len(drawn)

@@ -22,6 +22,17 @@ def test_objects_say_more(tmp_path):
     assert rows == [{"prompt": "a fox", "seed": 7, "scale": 4.5}, {"prompt": ""}]
 
 
+def test_lines_end_where_files_say(tmp_path):
+    """Not at what Python also takes for the end of a line."""
+    fox = "a fox\u2028in snow"
+    assert read(tmp_path, "a.txt", f"{fox}\nan owl") == [
+        {"prompt": fox},
+        {"prompt": "an owl"},
+    ]
+    (row,) = read(tmp_path, "a.csv", f"prompt,seed\r\n{fox},3\r\n")
+    assert row == {"prompt": fox, "seed": 3}
+
+
 def test_tables_say_the_same_and_an_empty_cell_says_nothing(tmp_path):
     text = 'prompt,seed,negative_prompt\n"a fox, red",7,\nan owl,,blurry\n'
     rows = read(tmp_path, "a.csv", text)
@@ -46,6 +57,9 @@ def test_tables_say_the_same_and_an_empty_cell_says_nothing(tmp_path):
         ("a.jsonl", '{"prompt": "a", "seed": 1.5}', "line 1: seed: 1.5 is no whole"),
         ("a.jsonl", '{"prompt": "a", "seed": -1}', "seed: -1 is not in 0"),
         ("a.jsonl", '{"prompt": 3}', "prompt: 3 is no text"),
+        ("a.jsonl", '{"prompt": "a", "seed": 1e999}', "line 1: seed: inf is no number"),
+        ("a.jsonl", '{"prompt": "a", "scale": NaN}', "scale: nan is no number"),
+        ("a.jsonl", '{"prompt": "a", "scale": true}', "scale: True is no number"),
         ("a.csv", "prompt,scale\na fox,much\n", "line 2: scale: .*much"),
         ("a.csv", "prompt\na fox,red\n", "line 2: it has more than the 1 columns"),
     ],

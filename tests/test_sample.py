@@ -28,6 +28,7 @@ def files(tmp_path):
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "small.png")
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "one.txt").write_text("a fox on a teal background\n")
+    (tmp_path / "scale.jsonl").write_text('{"prompt": "a fox", "scale": 7}')
     (tmp_path / "file").write_text("")
     return tmp_path
 
@@ -35,6 +36,7 @@ def files(tmp_path):
 def test_mistakes_are_told_and_nothing_is_written(files):
     out = f"--out={files / 'out'}"
     long = "--prompt=" + "a fox and " * 40
+    guide = "--set=guide=demo:text_to_image.safetensors"
     wrong = {
         (f"--prompts={files / 'empty.txt'}",): "empty.txt has no prompts",
         (f"--prompts={files / 'none.txt'}",): "no file of prompts",
@@ -56,7 +58,15 @@ def test_mistakes_are_told_and_nothing_is_written(files):
         (FOX, "--variation=0.5"): "--variation and --variation_seed need each other",
         (FOX, "--processes=2"): "--processes and --process need each other",
         (FOX, "--processes=2", "--process=2"): "--process=2 is none of --processes=2",
-        (FOX, f"--coordinator={'x'}"): "need --distributed",
+        (FOX, "--interactive", "--shard=3"): "--interactive excludes --shard",
+        (FOX, "--set=guide=demo:first_stage.safetensors"): "cannot guide this model",
+        (FOX, guide, "--negative_prompt=a"): "does nothing where sample.guide",
+        (f"--prompts={files / 'scale.jsonl'}", "--set=guidance=cfg_pp", "--scale=1"): (
+            r"a scale in \[0, 1\] \(not 7.0\)"
+        ),
+        (FOX, f"--image={files / 'a.png'}", f"--mask={files / 'a.png'}"): (
+            "leaves nothing to paint"
+        ),
     }
     told = calls([(out, *flags) for flags in wrong])
     for (code, printed), (flags, words) in zip(told, wrong.items(), strict=True):
