@@ -98,3 +98,21 @@ def test_its_file_samples_and_converts_without_another(c, rig, tmp_path):
     transfer.to_original(weights, tmp_path / "original.safetensors", None)
     names = safetensors_files.open_safetensors(tmp_path / "original.safetensors")
     assert not [name for name in names.tensors if name.startswith("first_stage")]
+
+
+def test_pixels_may_be_cut_to_their_range(c, rig):
+    """By a high scale they leave it; what is cut decides how the next step begins."""
+    _, params, keys, batch = rig
+    told = {"tokens": batch["tokens"]}
+
+    def drawn(**sample):
+        changed = c.copy_and_resolve_references()
+        changed.sample.update(steps=3, grid="trailing", scale=30.0, **sample)
+        changed = config.check(changed)
+        run = jax.jit(system.build(changed).sample)
+        return run(params, keys, told, knobs.of(changed))
+
+    plain, cut, all_cut = drawn(), drawn(threshold=0.9), drawn(threshold=1.0)
+    assert np.abs(plain).max() > 1.5
+    assert np.abs(cut).max() <= 1 + 1e-5 and np.abs(all_cut).max() <= 1 + 1e-5
+    assert np.abs(cut - all_cut).max() > 1e-3
