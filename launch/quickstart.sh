@@ -40,7 +40,7 @@ prompts=("${singles[@]}" "${scenes[@]}")
 
 echo "quickstart: drawing ${#prompts[@]} pictures"
 start=$SECONDS
-python -m ldm_jax.sample "${prompts[@]/#/--prompt=}" --n=1 --seed=0 --out="$out" --overwrite
+python -m ldm_jax.sample "${prompts[@]/#/--prompt=}" --n=1 --seed=0 --overwrite --out="$out"
 echo "quickstart: installed in $installed s, sampled in $((SECONDS - start)) s;" \
   "look at $out/grid.png"
 echo "quickstart: to go on with your own words:"

@@ -164,8 +164,9 @@ def test_a_file_and_its_converted_folder_draw_the_same(files, converted, tmp_pat
         for folder in out[:2]
     ]
     assert rows[0]["negative_prompt"] == "blurry"
-    assert str(files["xl-base"]) in rows[0]["weights"]
-    assert rows[1]["weights"] == own.digest(converted / transfer.DIFFUSION)
+    told = [json.loads((folder / "job.json").read_text()) for folder in out[:2]]
+    assert str(files["xl-base"]) in told[0]["weights"]
+    assert told[1]["weights"] == own.digest(converted / transfer.DIFFUSION)
 
 
 CONFIG_FILE = """
