@@ -157,7 +157,7 @@ def test_quickstart_draws_and_says_how_to_go_on(clone):
     assert done.returncode == 0, done.stderr
     ready, drawing, ran, times, *_, last = done.stdout.splitlines()
     assert (ready, drawing) == ("set up", "quickstart: drawing 16 pictures")
-    assert ran == f"21 arguments, the last is --out={clone}/there"
+    assert ran == f"22 arguments, the last is --out={clone}/there"
     said = f"installed in [0-9]+ s, sampled in [0-9]+ s; look at {clone}/there/grid.png"
     assert re.fullmatch(f"quickstart: {said}", times)
     assert last.strip() == "python -m ldm_jax.sample --interactive"
