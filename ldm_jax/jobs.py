@@ -6,7 +6,8 @@ A folder of a job has
     00000.png, ...   or, of a job in shards, train-00000.array_record, ...
     manifest.jsonl   a row for each picture that is there, written after it: its prompt,
                      seed and index
-    pack.json        of a job in shards that is whole: training reads such a folder
+    pack.json        of a job in shards that is whole: training reads such a folder, and
+                     validates on its last file, heldout-00000.array_record
 
 Hosts share a job by the pictures' numbers alone and never wait for each other: each has
 a manifest of its own, and whoever finds that nothing is missing any more merges them.
@@ -35,7 +36,7 @@ from ldm_jax.data import packed
 
 JOB, MANIFEST, LOCK = "job.json", "manifest.jsonl", ".lock"
 # What a job may have made in its folder, finished or not.
-NAMES = r"\d+\.png|grid(_\d+)?\.png|manifest.*\.jsonl|train-\d+\.array_record"
+NAMES = r"\d+\.png|grid(_\d+)?\.png|manifest.*\.jsonl|(train|heldout)-\d+\.array_record"
 OURS = re.compile(rf"(\.({NAMES}|[a-z]+\.jsonl?)\..*|{NAMES}|pack\.json)")
 TORN = re.compile(r"\.\d+\.png\..*")  # pictures that were never whole
 PATIENCE = 60.0  # seconds for another host to remove what is overwritten
@@ -63,8 +64,14 @@ class Job:
     def name(self, number):
         """The file of a picture."""
         if self.shard:
-            return packed.shard_path("", "train", number // self.shard).name
+            return self.file(number // self.shard).name
         return f"{number:0{max(5, len(str(self.count - 1)))}}.png"
+
+    def file(self, shard):
+        """The path of a file of records: the last one is held out, if it is not all."""
+        last = (self.count - 1) // self.shard
+        split = ("heldout", 0) if shard == last > 0 else ("train", shard)
+        return packed.shard_path(self.out, *split)
 
     def settled(self):
         """Whether each picture is there, or was drawn and lost."""
@@ -273,9 +280,11 @@ def _pack(job, ordered):
         raise ValueError(f"all pictures of {job.out}'s shard {sizes.index(0)} are lost")
     content = hashlib.sha256()
     for shard in range(len(sizes)):
-        with packed.shard_path(job.out, "train", shard).open("rb") as file:
+        with job.file(shard).open("rb") as file:
             content.update(hashlib.file_digest(file, "sha256").digest())
-    about = {"splits": {"train": sizes}, "labels": [], "classes": []}
+    splits = {"train": sizes[:-1], "heldout": sizes[-1:]}
+    about = {"splits": splits if len(sizes) > 1 else {"train": sizes}}
+    about |= {"labels": [], "classes": []}
     about |= {"maps": [], "captions": True, "skipped": job.count - len(ordered)}
     return about | {"content": content.hexdigest()[:16]}
 

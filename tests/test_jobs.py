@@ -285,9 +285,12 @@ def test_one_picture_that_is_not_finite_stops_no_other(
         patch.setattr(generation, "stream", broken)
         with pytest.raises(FloatingPointError, match="pictures 3 are not finite"):
             draw(model, tmp_path / "shards", shard=4)
-    assert len(packed.opened(tmp_path / "shards", "train")) == 8
+    assert packed.read_about(tmp_path / "shards")["splits"] == {
+        "train": [3, 4],
+        "heldout": [1],
+    }
     draw(model, tmp_path / "shards", shard=4)
-    assert len(packed.opened(tmp_path / "shards", "train")) == 9
+    assert packed.read_about(tmp_path / "shards")["splits"]["train"] == [4, 4]
 
 
 def test_a_model_that_draws_nothing_finite_gives_up(model, tmp_path):
@@ -307,15 +310,17 @@ def test_shards_hold_the_same_pictures_and_training_reads_them(model, whole, tmp
         "train-00000.array_record",
         "train-00001.array_record",
     ]
-    source = packed.opened(out, "train")
-    assert len(source) == 9
+    train, heldout = (packed.opened(out, split) for split in packed.SPLITS)
+    assert (len(train), len(heldout)) == (8, 1)
     for number in range(9):
-        example, path = source[number], tmp_path / "one.png"
+        example = train[number] if number < 8 else heldout[0]
+        path = tmp_path / "one.png"
         path.write_bytes(whole[f"{number:05}.png"])
         np.testing.assert_array_equal(example["image"], np.asarray(Image.open(path)))
         assert example["caption"] == PROMPTS[number // 3]
     config = tiny_text_to_image.get_config()
     config.data.update(name="packed", path=str(out), batch_size=4)
+    inputs.check(config)
     with inputs.batches(config, ("image", "caption")) as batches:
         assert next(batches)["image"].shape == (4, 16, 16, 3)
 
@@ -327,7 +332,7 @@ def test_a_shard_that_was_cut_off_is_drawn_as_a_whole(model, tmp_path):
     manifest = out / jobs.MANIFEST
     lines = manifest.read_bytes().splitlines(keepends=True)
     manifest.write_bytes(b"".join(lines[:5]))  # of the second shard one row of four
-    (out / "train-00002.array_record").unlink()
+    (out / "heldout-00000.array_record").unlink()
     draw(model, out, shard=4)
     assert files(out) == before
 
