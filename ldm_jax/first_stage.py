@@ -5,6 +5,7 @@ same at every step, so it may be kept on disk: `kept` are its arrays.
 """
 
 import dataclasses
+import functools
 
 from ldm_jax import losses, names
 from ldm_jax.models import autoencoder
@@ -20,7 +21,13 @@ def arch(section):
 def make(section, scale):
     """(net, mean, functions of System) of an autoencoder; latents are times `scale`."""
     module = names.pick(autoencoder.FIRST_STAGES, section.kind)
-    net = module(arch(section))
+    return _made(module, arch(section), float(scale))
+
+
+@functools.cache
+def _made(module, shape, scale):
+    """Equal first stages are the same functions, which jax compiles once."""
+    net = module(shape)
 
     def run(params, x, method):
         # An identity has no parameters, and no place in the dict.
@@ -46,7 +53,7 @@ def make(section, scale):
         return lambda params, x: run(params, x, method)
 
     functions = dict(posterior=posterior, latent=latent, encode=encode, decode=decode)
-    if section.codes:
+    if shape.codes:
         methods = ("encode_indices", "decode_indices")
         functions |= {method: by_codes(method) for method in methods}
     return net, mean, functions

@@ -36,7 +36,8 @@ from ldm_jax.data import packed
 
 JOB, MANIFEST, LOCK = "job.json", "manifest.jsonl", ".lock"
 # What a job may have made in its folder, finished or not.
-NAMES = r"\d+\.png|grid(_\d+)?\.png|manifest.*\.jsonl|(train|heldout)-\d+\.array_record"
+PICTURE = re.compile(r"\d+\.png|(train|heldout)-\d+\.array_record")
+NAMES = rf"{PICTURE.pattern}|grid(_\d+)?\.png|manifest.*\.jsonl"
 OURS = re.compile(rf"(\.({NAMES}|[a-z]+\.jsonl?)\..*|{NAMES}|pack\.json)")
 TORN = re.compile(r"\.\d+\.png\..*")  # pictures that were never whole
 PATIENCE = 60.0  # seconds for another host to remove what is overwritten
@@ -156,11 +157,20 @@ def _begun(job, lock, overwrite):
     if not _locked(lock, "LOCK_EX"):
         return False
     if _about(job.out) == there:
-        for path in job.out.iterdir():
-            if OURS.fullmatch(path.name):
-                path.unlink(missing_ok=True)
-        (job.out / JOB).unlink()
+        _remove(Job(job.out, there, there["pictures"], shard=there["shard"]))
     return False
+
+
+def _remove(job):
+    """Removes a job's files, its name last; nothing if others might be among them."""
+    made = {job.name(number) for number in range(job.count)}
+    found = [path for path in job.out.iterdir() if OURS.fullmatch(path.name)]
+    for path in found:
+        if PICTURE.fullmatch(path.name) and path.name not in made:
+            raise FileExistsError(f"{path} is of no job, move it before --overwrite")
+    for path in found:
+        path.unlink(missing_ok=True)
+    (job.out / JOB).unlink()
 
 
 def _locked(file, how):

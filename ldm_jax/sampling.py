@@ -12,6 +12,8 @@ The mask is that of in-painting models (1: painted anew); the argument `mask` of
 originals' samplers is its complement.
 """
 
+import functools
+
 from jax import lax
 import jax.numpy as jnp
 
@@ -66,6 +68,13 @@ def make(
         cond = condition(params, batch)
         return sampler(walk, params, keys, z, cond, grid, knobs)
 
+    return draw, developer(decode)
+
+
+@functools.cache
+def developer(decode):
+    """develop of a decode: one for all samplers, so that it is compiled once."""
+
     def develop(params, z_0, batch):
         x = decode(params, z_0)
         if "mask" not in batch:
@@ -74,7 +83,7 @@ def make(
         hole = batch["mask"][..., None] > 0
         return jnp.where(hole, x, pictures.to_float(batch["image"]))
 
-    return draw, develop
+    return develop
 
 
 def noised(z_0, eps, alpha_bar):

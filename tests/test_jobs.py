@@ -141,7 +141,7 @@ def test_fewer_hosts_may_finish_what_more_began(model, whole, tmp_path):
 
 
 def test_two_processes_of_one_number_are_told(model, tmp_path):
-    job = jobs.Job(tmp_path, {"pictures": 9}, 9)
+    job = jobs.Job(tmp_path, {"pictures": 9, "shard": 0}, 9)
     again = pytest.raises(OSError, match="another process is drawing")
     with jobs.writing(job), again, jobs.writing(job):
         pass
@@ -170,6 +170,12 @@ def test_an_interrupted_job_is_overwritten_as_a_whole(model, tmp_path, monkeypat
     (out / jobs.MANIFEST).write_bytes(b"")
     (out / ".00007.png.abc").write_bytes(b"half")
     (out / "notes.txt").write_text("mine")
+    (out / "00009.png").write_bytes(b"mine: the job has 0 to 8")
+    before, other = files(out), dataclasses.replace(WANTED, n=1, seed=6)
+    with pytest.raises(FileExistsError, match="00009.png is of no job, move it"):
+        draw(model, out, other, overwrite=True)
+    assert files(out) == before
+    (out / "00009.png").unlink()
     draw(model, out, dataclasses.replace(WANTED, n=1, seed=6), overwrite=True)
     names = {*(f"{i:05}.png" for i in range(3)), "grid.png", "notes.txt"}
     assert set(files(out)) == names | {"job.json", "manifest.jsonl"}
@@ -177,7 +183,7 @@ def test_an_interrupted_job_is_overwritten_as_a_whole(model, tmp_path, monkeypat
 
 def test_a_job_that_is_being_drawn_is_not_overwritten(model, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "PATIENCE", 0.3)
-    job = jobs.Job(tmp_path, {"pictures": 9}, 9)
+    job = jobs.Job(tmp_path, {"pictures": 9, "shard": 0}, 9)
     with jobs.at_work(job), jobs.at_work(job):
         with pytest.raises(FileExistsError, match="is drawing another job into"):
             draw(model, tmp_path, overwrite=True)

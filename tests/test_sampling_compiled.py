@@ -172,6 +172,6 @@ def test_another_number_of_steps_compiles_one_program_once(model, first):
 
 
 def test_another_sampler_compiles_one_program(model, first):
-    """And that of a new System's first stage, which jax's cache on disk has."""
+    """The first stage is the same, and so is its program, of a new System too."""
     _, compiled = draw(model, sampler="dpmpp_2m")
-    assert sorted(compiled) == ["jit(develop)", "jit(draw)"]
+    assert compiled == ["jit(draw)"]
