@@ -1,18 +1,23 @@
-"""The judge: which of 266 objects or a person is where in a 64x64 scene, on one core.
+"""The judge: what is where in a 64x64 scene, read off it by a net trained on one core.
 
   python -m ldm_jax.train --config=configs/demo_judge.py --workdir=runs/judge
   python -m ldm_jax.export --config=configs/demo_judge.py --workdir=runs/judge \
       --out=judge.safetensors
 
-It names the objects of real pictures, so that it can say what is in samples. The
-network is the UNet of latent diffusion (Rombach et al., 2022) without condition or
-attention, on places of 4x4 pixels; it says the logits of things and of segments.
+It names which of 266 objects or a person real pictures show, so that it can say what is
+in samples; the variant demo_judge.py:reader reads how far away each pixel is, and where
+a person's joints are. The network is the UNet of latent diffusion (Rombach et al.,
+2022) without condition or attention, on places of 4x4 pixels; it says logits.
 """
 
 from ldm_jax import config
 
+VARIANTS = ("", "reader")
 
-def get_config():
+
+def get_config(variant=""):
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r} must be one of {VARIANTS}")
     c = config.judge()
     c.data.update(name="emoji_mixed", image_size=64, batch_size=8)
     c.unet.update(channels=36, mult=(1, 1), blocks=1, groups=4)
@@ -24,4 +29,17 @@ def get_config():
     c.train.update(steps=6_600, ema_decay=0.995, log_every=20, pictures=8)
     c.train.update(validate_every=1_650, picture_every=1_650, checkpoint_every=550)
     c.train.validation_batches = 16
+    if variant == "reader":
+        _read_depth_and_joints(c)
     return config.check(c)
+
+
+def _read_depth_and_joints(c):
+    """A third level sees a whole person; the weights bring both errors to one size."""
+    c.data.update(name="emoji_scenes", batch_size=16)
+    c.judge.reads = ("depth", "joints")
+    c.unet.update(out_channels=34, channels=32, mult=(1, 1, 1), depths=(0, 0, 0))
+    c.loss.depth_weight = 8.0
+    c.optim.decay_steps = 9_600
+    c.train.update(steps=9_600, checkpoint_every=800)
+    c.train.update(validate_every=2_400, picture_every=9_600)

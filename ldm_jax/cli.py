@@ -37,6 +37,14 @@ def define_weights():
     )
 
 
+def define_control():
+    return flags.DEFINE_multi_string(
+        "control",
+        [],
+        "[HINT=]FILE, a control branch by ldm_jax.export or .convert; may be repeated.",
+    )
+
+
 def define_hosts():
     """The flags of a run of several processes; call what comes back before any JAX."""
     several = flags.DEFINE_bool(

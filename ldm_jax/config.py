@@ -13,7 +13,7 @@ from ldm_jax import config_rules, names
 def _data():
     return dict(
         name="",  # picture source, a key of data.datasets.DATASETS
-        path="",  # of "packed" and "tfds": their folder
+        path="",  # of "packed", "paired" and "tfds": their folder
         crop="center",  # of their pictures, a key of data.transforms.CROPS
         resize="bicubic",  # what follows it, a key of data.transforms.RESIZES
         flip=False,  # half of them
@@ -87,6 +87,7 @@ def _train():
         init="",  # a .safetensors by ldm_jax.convert or .export to start from
         redrawn=(),  # path patterns; what is drawn anew, whatever that file holds
         trainable=("unet", "cond_stage"),  # path patterns; the rest is frozen
+        frozen_dtype="float32",  # in which train.init's frozen rest is held
         accumulate=1,  # micro-batches per step; the batch is a multiple of it
         ema_decay=0.9999,  # warmed up as (1 + n) / (10 + n); 0: no such average
         ema_std=0.0,  # the power average instead: its width over the steps done
@@ -150,6 +151,13 @@ def latent_diffusion():
                 dtype="float32",
             ),
             unet=_unet(),
+            control=dict(
+                hints=(),  # keys of data.hints.HINTS: a ControlNet of that name each
+                channels=(16, 32, 96, 256),  # of the hint's encoder, by level
+                connections="zero",  # how they start: models.controlnet.CONNECTIONS
+                lite=False,  # one convolution in place of each block
+                only_mid=False,  # hints are not heard in the skips
+            ),
             loss=dict(
                 predicts="eps",  # what the network outputs: eps, v or z_0
                 norm="l2",  # or "l1"
@@ -173,6 +181,9 @@ def latent_diffusion():
                 apg_parallel=0.0,  # of "apg": share kept of what only adds contrast
                 threshold=0.0,  # quantile of pixels cut to [-1, 1]; 0: none
                 strength=1.0,  # share of the steps, where a picture is begun with
+                branches=(),  # .safetensors of each of control.hints; (): all are here
+                hint_strengths=(),  # of each of control.hints; (): 1
+                hint_weighting="even",  # by connection: a key of control.WEIGHTINGS
                 decode_batch=0,  # latents decoded at once; 0: all of a batch
             ),
             parallel=_parallel(),
@@ -221,7 +232,7 @@ def autoencoder():
 
 
 def judge():
-    """A judge: which thing and which segment is at each place of a picture."""
+    """A judge: what is at each place of a picture, as things and segments."""
     c = ml_collections.ConfigDict(
         dict(
             task="judge",
@@ -229,11 +240,15 @@ def judge():
             data=_data(),
             judge=dict(
                 patch=4,  # pixels a side of a place: the UNet sees places
+                reads=("things", "segments"),  # keys of judge_loss.HEADS
             ),
             unet=_unet(),
-            loss=dict(
+            loss=dict(  # what is not read has none
                 balance=0.5,  # an object's pixels count its area^-balance
+                things_weight=1.0,  # of the things' cross-entropy
                 segments_weight=0.5,  # of the segments' cross-entropy
+                depth_weight=1.0,  # of the depths' absolute error
+                joints_weight=1.0,  # of the visible joints' cross-entropy over places
             ),
             optim=_optim(),
             train=_train(),

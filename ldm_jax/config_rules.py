@@ -114,7 +114,11 @@ def _data(c):
     _of_files(c.data, c.task == "latent_diffusion")
 
 
-READ = ("packed", "tfds")  # data sets of pictures in files: data.datasets.READ
+READ = (
+    "packed",
+    "paired",
+    "tfds",
+)  # of pictures in files: data.datasets.READ
 OF_READ = {"path": "", "crop": "center", "resize": "bicubic", "flip": False}
 
 
@@ -140,6 +144,12 @@ def _train(c):
     rules.require(
         std == 0 or NARROWEST <= std <= WIDEST,
         f"train.ema_std {std} must be 0 or in [{NARROWEST}, {WIDEST}], as 0.1",
+    )
+    held = c.train.frozen_dtype
+    rules.require(
+        held == "float32" or held == "bfloat16" and c.train.init,
+        f"train.frozen_dtype {held!r} must be 'float32', or 'bfloat16' for what "
+        "train.init brings",
     )
     rules.require(
         c.train.init or not c.train.redrawn,

@@ -2,7 +2,7 @@
 
 import math
 
-from ldm_jax import config_rules_sampling, names, rules
+from ldm_jax import config_rules_control, config_rules_sampling, names, rules
 
 # Knobs of cond_stage: the kinds that read them, and what they must be elsewhere.
 READ_BY = {
@@ -130,6 +130,7 @@ def diffusion(c):
         _kept_texts(c)
     _heard(c)
     _made(c)
+    config_rules_control.control(c)
     config_rules_sampling.sampling(c)
 
 

@@ -34,6 +34,7 @@ class Cond:
     vector: jax.Array | None = None  # [B, D] added to the time embedding
     concat: jax.Array | None = None  # [B, h, w, C] stacked on z_t
     hints: dict | None = None  # name -> [B, H, W, 3] control images
+    strengths: dict | None = None  # name -> [B, connections], of what a hint adds: 1s
     residuals: list | None = None  # one for each skip of the UNet, then the middle
 
 
@@ -53,11 +54,10 @@ def from_unet(unet, schedule, predicts="eps"):
     schedule_lib.check_prediction(schedule, predicts)
 
     def denoise(params, z_t, t, cond, rng=None):
-        z = z_t if cond.concat is None else jnp.concatenate([z_t, cond.concat], axis=-1)
         train = rng is not None
         output = unet.apply(
             {"params": params["unet"]},
-            z,
+            seen(z_t, cond),
             t,
             cond.context,
             cond.vector,
@@ -68,6 +68,71 @@ def from_unet(unet, schedule, predicts="eps"):
         return Pred(*schedule_lib.solve(schedule, predicts, output, z_t, t))
 
     return denoise
+
+
+def seen(z_t, cond):
+    """What a network sees: z_t, and the planes that are stacked on it."""
+    return z_t if cond.concat is None else jnp.concatenate([z_t, cond.concat], axis=-1)
+
+
+def residuals(branch, name):
+    """(params, z_t, t, cond, rng=None) -> what the branch params[name] adds: a list.
+
+    branch: a ControlNet, which hears cond.hints[name]. Each is multiplied by its column
+    of cond.strengths[name], if that is there.
+    """
+
+    def added(params, z_t, t, cond, rng=None):
+        train = rng is not None
+        outputs = branch.apply(
+            {"params": params[name]},
+            seen(z_t, cond),
+            t,
+            cond.hints[name],
+            cond.context,
+            cond.vector,
+            train,
+            rngs={"dropout": rng} if train else None,
+        )
+        if not cond.strengths:
+            return outputs
+        columns = jnp.moveaxis(cond.strengths[name], 1, 0)
+        return [
+            x * schedule_lib.per_picture(strength, x).astype(x.dtype)
+            for x, strength in zip(outputs, columns, strict=True)
+        ]
+
+    return added
+
+
+def with_control(denoise, branch, name):
+    """Adds what a ControlNet hears in the hint of that name; nest it for several.
+
+    Without such a hint it is the plain denoise.
+    """
+    listen = residuals(branch, name)
+
+    def controlled(params, z_t, t, cond, rng=None):
+        if not cond.hints or name not in cond.hints:
+            return denoise(params, z_t, t, cond, rng)
+        added = listen(params, z_t, t, cond, rng)
+        if cond.residuals is not None:
+            added = [a + b for a, b in zip(cond.residuals, added, strict=True)]
+        return denoise(params, z_t, t, cond.replace(residuals=added), rng)
+
+    return controlled
+
+
+def heard(cond, strengths, half):
+    """The Cond with strengths[name][half], [connections], of every hint that it has."""
+    if not cond.hints:
+        return cond
+
+    def rows(name):
+        loud = strengths[name][half]
+        return jnp.broadcast_to(loud, (len(cond.hints[name]), len(loud)))
+
+    return cond.replace(strengths={name: rows(name) for name in cond.hints})
 
 
 def with_known(denoise, schedule, z_known, hole):

@@ -25,6 +25,9 @@ condition: one picture for each label, layout or map of --n held-out pictures of
 config's own data set; ldm_jax/condition_fidelity.py says what the figures are. Beside
 them real, ceiling, shuffled and half way, as of scenes.
 
+control: one picture for each hint of --n held-out pictures and its caption, none or
+another's (--prompts); see ldm_jax/control_fidelity.py.
+
 restoration: --n held-out pictures, enlarged or in-painted as the config says, beside
 what simpler ways make of them; see ldm_jax/restoration.py. LPIPS by the net that the
 first stage was not trained on.
@@ -44,7 +47,6 @@ and the perplexity of the choice.
 """
 
 import json
-import math
 import pathlib
 import time
 
@@ -56,9 +58,13 @@ import tqdm
 from ldm_jax import (
     cli,
     condition_fidelity,
+    control,
+    control_fidelity,
+    evaluation,
     feature_distance,
     fidelity,
     generation,
+    joining,
     judging,
     knobs,
     names,
@@ -72,12 +78,12 @@ from ldm_jax import config as config_lib
 
 # Pictures by default, and of what.
 COUNTS = {"scenes": 512, "features": 2000, "reconstruction": 256}
-COUNTS |= {"condition": 512, "restoration": 256}
+COUNTS |= {"condition": 512, "control": 256, "restoration": 256}
 DATASETS = {"features": "emoji_singles", "reconstruction": "emoji_scenes"}
 TASK = flags.DEFINE_string(
     "task",
     None,
-    "text, scenes, condition, restoration, features or reconstruction.",
+    "text, scenes, condition, control, restoration, features or reconstruction.",
     required=True,
 )
 CONFIG = cli.define_config(required=False)
@@ -118,11 +124,18 @@ JUDGE = flags.DEFINE_enum(
     [*reconstruction.JUDGES],
     "reconstruction, restoration: LPIPS by this, not by the net not trained on.",
 )
+PROMPTS = flags.DEFINE_enum(
+    "prompts", "full", control_fidelity.PROMPTS, "control: which captions are told."
+)
+CONTROL = cli.define_control()
+WEIGHTING = flags.DEFINE_enum(
+    "weighting", None, [*control.WEIGHTINGS], "control: of connections."
+)
 RIVAL = flags.DEFINE_bool(
     "rival", True, "reconstruction: shrink and enlarge the pictures too."
 )
 # Which tasks read a flag that not all of them do.
-_DRAWN = ("text", "scenes", "condition", "restoration", "features")
+_DRAWN = ("text", "scenes", "condition", "control", "restoration", "features")
 READ_BY = {
     **dict.fromkeys(("sampler", "grid", "steps", "scale"), _DRAWN),
     **dict.fromkeys(("names", "seeds"), ("text",)),
@@ -131,7 +144,8 @@ READ_BY = {
     "judge_weights": ("scenes", "condition"),
     "split": ("features",),
     "dataset": ("features", "reconstruction"),
-    "n": ("scenes", "condition", "restoration", "features", "reconstruction"),
+    "n": (*_DRAWN[1:], "reconstruction"),
+    **dict.fromkeys(("prompts", "control", "weighting"), ("control",)),
 }
 
 
@@ -161,6 +175,9 @@ def named():
         raise ValueError(f"--{min(changed)} is of sampling; {config.task} has none")
     if changed:
         config.sample.update(changed)
+    config.update_from_flattened_dict(joining.with_branches(CONTROL.value))
+    if WEIGHTING.value:
+        config.sample.hint_weighting = WEIGHTING.value
     return config_lib.check(config), weights
 
 
@@ -232,6 +249,22 @@ def condition(config, weights):
     return result | drawn_by(model) | {"judge": judge.weights}, rows
 
 
+def controlled(config, weights):
+    """(figures, sheet rows) of --task=control."""
+    known = set(control_fidelity.MEASURES)
+    what = f"obeys hints, of {', '.join(sorted(known))}"
+    model = sampled(
+        config,
+        weights,
+        lambda c: c.control.hints and known.issuperset(c.control.hints),
+        what,
+    )
+    result, rows = control_fidelity.evaluate(
+        model, count(), SEED.value, batch_size(), PROMPTS.value, progress
+    )
+    return result | drawn_by(model), rows
+
+
 def restore(config, weights):
     """(figures, sheet rows) of --task=restoration."""
     model = sampled(config, weights, restoration.restores, "enlarges or in-paints")
@@ -282,21 +315,11 @@ TASKS = {
     "text": text,
     "scenes": scenes,
     "condition": condition,
+    "control": controlled,
     "restoration": restore,
     "features": features,
     "reconstruction": reconstruct,
 }
-
-
-def rounded(value):
-    """Six digits for numbers, None for those that JSON cannot say, at any depth."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 def write_sheet(out, rows):
@@ -320,7 +343,7 @@ def main(argv):
     if STEP.value is not None:
         result |= {"step": STEP.value}
     result |= {"seed": SEED.value, "seconds": time.perf_counter() - began}
-    print(json.dumps({"task": TASK.value} | rounded(result)), flush=True)
+    print(json.dumps({"task": TASK.value} | evaluation.rounded(result)), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 Pictures are uint8 [N, H, W, 3]; every function takes numpy and returns it or a number.
 """
 
+import math
+
 import numpy as np
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM
@@ -148,3 +150,14 @@ def _spread(total):
     count, added, squares = total
     mean = added / count
     return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
+
+
+def rounded(value):
+    """Six digits for numbers, None for those that JSON cannot say, at any depth."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from ldm_jax import evaluation, frozen, inputs, pictures, runs, train_step
+from ldm_jax import evaluation, frozen, inputs, joining, pictures, runs, train_step
 from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
@@ -27,6 +27,12 @@ def measure_latents(config, system, params, count):
     return evaluation.latent_statistics(total) | {"scale_pictures": seen}
 
 
+def _branch_alone(config):
+    """The hint of the one branch that a run trains, if it trains nothing else."""
+    hints, trained = config.control.hints, config.train.trainable
+    return hints[0] if hints and trained == hints[:1] else None
+
+
 def export(config, workdir, out, dtype, batches):
     """Writes the file; returns what its header says about it."""
     system = system_lib.build(config)
@@ -40,5 +46,8 @@ def export(config, workdir, out, dtype, batches):
     if config.task == "latent_diffusion":
         frozen.load(config, system)  # it must be there and fit
         meta["first_stage"] = frozen.digest(config)
+        if branch := _branch_alone(config):
+            params = {joining.BRANCH: params[branch]}
+            meta |= {"hint": branch, "base": frozen.digest_of_start(config)}
     own.save_weights(out, params, config.to_dict(), meta, dtype)
     return meta | {"parameters": sum(x.size for x in jax.tree.leaves(params))}

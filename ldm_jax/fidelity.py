@@ -228,12 +228,13 @@ def draw(model, texts, seed, batch_size, bar):
     return _drawn(model, batch, len(texts), seed, batch_size, bar)
 
 
-def draw_told(model, examples, seed, batch_size, bar):
+def draw_told(model, examples, seed, batch_size, bar, leave=()):
     """The same of n examples, each told what `inputs.Prepare` says of one.
 
     Of the picture itself in-painting alone is told, and no more than is around a hole.
+    leave: names of what is not told, such as a hint.
     """
-    names = set(model.system.heldout)
+    names = set(model.system.heldout).difference(leave)
     if not model.config.cond_stage.inpaint:
         names.discard("image")
     batch = {name: np.stack([e[name] for e in examples]) for name in names}

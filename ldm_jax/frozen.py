@@ -58,6 +58,8 @@ def start(config, system):
     held = trees.nested(own.narrowed(source.tensors, "float32"))
     redrawn = config.train.redrawn
     trees.check_patterns(shapes, redrawn, "train.redrawn")
+    if config.task == "latent_diffusion":
+        shapes = _copy_trunks(config, held, shapes)
     (_, shapes), (_, held) = trees.split(shapes, redrawn), trees.split(held, redrawn)
     own.check_tree(held, shapes, f"train.init {path}")
     if alone:
@@ -65,6 +67,23 @@ def start(config, system):
     if config.task == "latent_diffusion" and "unet" in held:
         _check_origin(config, path, saved, meta)
     return trees.split(held, config.train.trainable)
+
+
+def _copy_trunks(config, held, shapes):
+    """Gives branches that are not `held` the UNet's trunk; the shapes of what is."""
+    shapes = dict(shapes)
+    for name in config.control.hints:
+        if name not in held:
+            whole = shapes.pop(name)
+            if "trunk" in whole and "trunk" in held.get("unet", {}):
+                held[name] = {"trunk": held["unet"]["trunk"]}
+                shapes[name] = {"trunk": whole["trunk"]}
+    return shapes
+
+
+def narrowed(tree, dtype):
+    """A tree of weights.tensors.Tensor with floats as dtype, when they are read."""
+    return trees.nested(own.narrowed(trees.flatten(tree), dtype))
 
 
 def _check_origin(config, path, saved, meta):

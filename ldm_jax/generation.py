@@ -12,6 +12,7 @@ from ldm_jax import (
     cli,
     config_saved,
     frozen,
+    joining,
     knobs,
     names,
     paths,
@@ -142,33 +143,13 @@ def _placed(config, system, params, weights, name):
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     if config.sample.guide:
         shapes = shapes | {"guide": shapes["unet"]}
-        params = params | {"guide": _guide(config)}
+        params = params | {"guide": joining.guide(config)}
+    if config.sample.branches:
+        params = params | joining.branches(config)
     params = {role: params.get(role, {}) for role in {**shapes, **params}}
     own.check_tree(jax.tree.map(_as_read, params), shapes, name)
     params = sharding.put_tree(params, mesh, "reading")
     return Model(config, system, params, weights, mesh)
-
-
-def _guide(config):
-    """The UNet of another weights file, which must mean the same by what it says."""
-    path = paths.resolve(config.sample.guide)
-    source, saved, meta = own.open_weights(path)
-    there = config_saved.completed(saved)
-    for section, key in (("schedule", None), ("loss", "predicts")):
-        ours, theirs = config[section], there.get(section)
-        ours = ours[key] if key else ours.to_dict()
-        theirs = theirs[key] if key and theirs else theirs
-        if ours != theirs:
-            raise ValueError(
-                f"sample.guide {path} cannot guide this model: its {section} is "
-                f"{theirs}, not {ours}"
-            )
-    if meta.get("first_stage") != frozen.digest(config):
-        raise ValueError(
-            f"sample.guide {path} is of the latents of another first stage, "
-            f"{meta.get('first_stage')}"
-        )
-    return trees.nested(source.tensors).get("unet", {})
 
 
 def _as_read(leaf):

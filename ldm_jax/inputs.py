@@ -2,89 +2,28 @@
 
 import contextlib
 import dataclasses
-import functools
 
 import jax
 import ml_collections
 import numpy as np
 
-from ldm_jax import frozen, names, paths
+from ldm_jax import control, frozen, names, paths, tokenizers
 from ldm_jax.data import (
-    clip_tokenize,
     datasets,
+    hints,
     latents,
     layout,
     masks,
     packed,
     pipeline,
-    tokenize,
     transforms,
 )
 from ldm_jax.data import degrade as degradations
 from ldm_jax.models import conditioners
 
 
-@functools.cache
-def _word_pieces(vocabulary, length, on_long):
-    return tokenize.load_tokenizer(paths.resolve(vocabulary), length, on_long)
-
-
-@functools.cache
-def _byte_pairs(vocabulary, length, on_long, cleaning, words):
-    path = paths.resolve(vocabulary)
-    return clip_tokenize.load_tokenizer(path, length, on_long, cleaning, words)
-
-
-def words(section, on_long="raise", own=()):
-    """The tokenizer of a cond_stage section, read once in every process.
-
-    own: words of textual inversion, pairs (word, numbers). Raises ValueError if
-    `vocab` is not its size or `null_tokens` not its empty caption.
-    """
-    path = paths.resolve(section.vocabulary)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"cond_stage.vocabulary names {path}, which does not exist"
-        )
-    told = section.vocabulary, section.length, on_long
-    if section.kind == "clip":
-        found = _byte_pairs(*told, section.cleaning, own)
-    else:
-        found = _word_pieces(*told)
-    if len(found) != section.vocab:
-        raise ValueError(
-            f"cond_stage.vocab is {section.vocab}, but {path} has {len(found)} word "
-            "pieces: they must be equal"
-        )
-    if section.null_tokens:
-        _check_null(section.null_tokens, [int(i) for i in found([""])[0]], path)
-    return found
-
-
-def _check_null(null, empty, path):
-    """The empty caption is the null's tokens, and then one token to its end."""
-    told, rest = tuple(empty[: len(null)]), set(empty[len(null) : 77])
-    if told != null or len(rest) > 1:
-        raise ValueError(
-            f"cond_stage.null_tokens is {null}, but the empty caption begins with "
-            f"{told} in {path}: they must be equal"
-        )
-
-
-# Kinds of cond_stage that read captions, and what a too long one is in training:
-# `on_long` of their tokenizers. CLIP's captions are the web's, and cut as it did.
-SPOKEN = {"text": "raise", "clip": "once"}
-
-
-def _training_words(config):
-    """Captions of pictures that are read are anybody's: they are cut too."""
-    section = config.cond_stage
-    read = config.data.name in datasets.READ
-    return words(section, "once" if read else SPOKEN[section.kind])
-
-
 def _spoken(config, example, rng):
-    tokens = _training_words(config)([example["caption"]])[0]
+    tokens = tokenizers.of_training(config)([example["caption"]])[0]
     micro = conditioners.sizes(config.cond_stage.micro, config.data.image_size)
     return {"tokens": tokens, "micro": micro}
 
@@ -163,7 +102,19 @@ class Prepare:
         kind, size = self.config.data.holes, self.config.data.image_size
         if kind:
             told["mask"] = masks.free(rng, size, kind)
+        for name in self.config.control.hints:
+            told[control.key(name)] = _hint(name, example, rng)
         return {**example, **told}
+
+
+def _hint(name, example, rng):
+    hint = names.pick(hints.HINTS, name)
+    if missing := [key for key in hint.needs if key not in example]:
+        raise ValueError(
+            f"control.hints {name!r} is made of {', '.join(hint.needs)}, and an "
+            f"example has no {', '.join(missing)}"
+        )
+    return hint.make(example, rng)
 
 
 def geometry_of(config, split):
@@ -191,8 +142,10 @@ def prepare(config, split="train"):
     names.pick(degradations.DEGRADATIONS, data.degradation)
     if data.holes:
         names.pick(masks.FREE, data.holes)
-    if config.cond_stage.kind in SPOKEN:
-        _training_words(config)
+    for name in config.control.hints:
+        names.pick(hints.HINTS, name)
+    if config.cond_stage.kind in tokenizers.SPOKEN:
+        tokenizers.of_training(config)
     return Prepare(ml_collections.FrozenConfigDict(config), geometry)
 
 
@@ -311,7 +264,12 @@ def _wanted(config):
     if config.task != "latent_diffusion":
         return ()
     holes = config.cond_stage.inpaint and not config.data.holes
-    return NEEDS.get(config.cond_stage.kind, ()) + ("mask",) * bool(holes)
+    told = {key for name in config.control.hints for key in hints.HINTS[name].needs}
+    return (
+        *NEEDS.get(config.cond_stage.kind, ()),
+        *("mask",) * bool(holes),
+        *sorted(told - {"image"}),
+    )
 
 
 def batches(config, keys, split="train", start=0):

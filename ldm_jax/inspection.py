@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ldm_jax import class_names, inputs, names, pictures
+from ldm_jax import class_names, inputs, names, pictures, tokenizers
 from ldm_jax.data import labels, layout
 
 SIDE = 160  # pixels of a panel, at least
@@ -115,8 +115,8 @@ def cell(example, said_by):
 def reader(config):
     """(tokens of one example) -> what they say; None where a model has no tokens."""
     section = config.cond_stage if config.task == "latent_diffusion" else None
-    if section and section.kind in inputs.SPOKEN:
-        return inputs.words(section).sentence
+    if section and section.kind in tokenizers.SPOKEN:
+        return tokenizers.load(section).sentence
     return functools.partial(_layout, config) if section else None
 
 

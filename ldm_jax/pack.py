@@ -7,15 +7,18 @@ them into metadata.jsonl beside them, one JSON object a line:
 
   {"file_name": "a.jpg", "text": "a fox by a tent", "label": "fox",
    "boxes": [{"class": "fox", "box": [0.1, 0.4, 0.5, 0.9]}],
-   "segmentation": "a_map.png", "mask": "a_hole.png"}
+   "segmentation": "a_map.png", "mask": "a_hole.png", "hint": "a_lines.png"}
 
 All but file_name may be missing. Boxes are x0, y0, x1, y1 in shares of the picture;
 "group", "occluded", "depiction" and "inside" may be true in them. A map has a number at
-each pixel, a mask is white in the hole. labels.txt and classes.txt, one name a line,
-give the order of the numbers; else names are sorted. What cannot be read is left out,
-counted and named; a box is cut to the picture. --out has ArrayRecord files and
-pack.json, and it is there whole or not at all. Configs find it by data.name="packed"
-and data.path. metadata.jsonl is read whole: ten million lines take 15 GB of memory.
+each pixel, a mask is white in the hole, a hint is what a ControlNet is shown, of the
+picture's size or in its ratio. The prompt.json of ControlNet's own folders (Fill50K) is
+read too, where there is no metadata.jsonl: {"source": hint, "target": file_name,
+"prompt": text}. labels.txt and classes.txt, one name a line, give the order of the
+numbers; else names are sorted. What cannot be read is left out, counted and named; a
+box is cut to the picture. --out has ArrayRecord files and pack.json, and it is there
+whole or not at all. Configs find it by data.name="packed" and data.path. metadata.jsonl
+is read whole: ten million lines take 15 GB of memory.
 """
 
 from absl import flags
@@ -48,7 +51,7 @@ SHARD = flags.DEFINE_integer(
     "Pictures in a file, which lie in memory at once. Training has all files open.",
     lower_bound=1,
 )
-IGNORE = flags.DEFINE_list("ignore", [], "Keys of metadata.jsonl to pass over.")
+IGNORE = flags.DEFINE_list("ignore", [], "Keys of what is said to pass over.")
 
 
 def main(argv):

@@ -7,14 +7,19 @@ import io
 import os
 import pathlib
 import tempfile
-import zlib
 
 import numpy as np
 from PIL import Image
 
-from ldm_jax.data import decoding, folder, layout, packed, shards
+from ldm_jax.data import decoding, folder, layout, packed, shards, transforms
 
 SHOWN = 5  # of the pictures that were left out
+# What reads the files beside a picture, by their keys in folder.FILES.
+BESIDE = {
+    "segmentation": decoding.numbers,
+    "mask": decoding.mask,
+    "hint": decoding.picture,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +74,6 @@ def cut(entry):
     return None if empty else {**entry, "box": [x0, y0, x1, y1]}
 
 
-def splits_of(rows, share):
-    """{split: places of its rows}: a picture's name alone decides, by its hash.
-
-    With a share there is at least one picture in either split.
-    """
-    hashes = [zlib.crc32(os.fsencode(row.name)) for row in rows]
-    bound = share * 2**32
-    if share > 0 and len(rows) > 1:
-        bound = min(max(bound, min(hashes) + 1), max(hashes))
-    heldout = [i for i, code in enumerate(hashes) if code < bound]
-    train = [i for i, code in enumerate(hashes) if code >= bound]
-    return {"train": train, "heldout": heldout}
-
-
 def record(row, label, objects, least):
     """The bytes of a row's record. Raises decoding.Unreadable saying which file."""
     parts = {}
@@ -99,8 +90,10 @@ def record(row, label, objects, least):
             image = _png(picture)
         for key, data in parts.items():
             path = row.files[key]
-            read = decoding.mask if key == "mask" else decoding.numbers
-            size = read(data).shape
+            found = BESIDE[key](data)
+            if key == "hint":  # of another size it is kept, and fitted when it is read
+                found = transforms.fitted_hint(found, picture)
+            size = found.shape[:2]
             if size != picture.shape[:2]:
                 raise decoding.Unreadable(f"it has {size}, the picture {picture.shape}")
     except decoding.Unreadable as error:
@@ -161,15 +154,14 @@ def lacking(source, ignored=()):
         "text": sum(not row.text for row in rows),
         "label": sum(row.label is None for row in rows),
         "boxes": sum(not row.boxes for row in rows),
-        "segmentation": sum("segmentation" not in row.files for row in rows),
-        "mask": sum("mask" not in row.files for row in rows),
+        **{key: sum(key not in row.files for row in rows) for key in BESIDE},
     }
     return {key: count for key, count in counts.items() if 0 < count < len(rows)}
 
 
 def _written(made, found, options, bar):
     """Writes all shards; ({split: their counts}, their hash, who was left out)."""
-    rows = splits_of(found.rows, options.heldout)
+    rows = folder.splits_of(found.rows, options.heldout)
     splits, content, left_out = {}, hashlib.sha256(), []
 
     def one(i):

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from ldm_jax import class_names, inputs
+from ldm_jax import class_names, tokenizers
 from ldm_jax.models import conditioners
 
 NEGATIVE_AESTHETIC = 2.5  # what SDXL's refiner is told to stay away from
@@ -25,11 +25,11 @@ def arrays(model, prompts, negative="", warn=print, cut=True):
             raise ValueError("a model of classes takes no negative prompt")
         numbers = [class_names.number(model.config, said) for said in prompts]
         return {"label": np.array(numbers, np.int32)}
-    if section.kind not in inputs.SPOKEN:
+    if section.kind not in tokenizers.SPOKEN:
         raise ValueError(
             f"this model's condition is {section.kind!r}: it takes no prompts"
         )
-    words = inputs.words(section, "warn", model.words)
+    words = tokenizers.load(section, "warn", model.words)
     asked = [*prompts, *negatives]
     for prompt in dict.fromkeys(asked):
         if unknown := words.unknown(prompt):

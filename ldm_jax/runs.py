@@ -25,7 +25,7 @@ from ldm_jax.weights import own
 
 # The sections that decide what trained parameters mean.
 BY_HASH = ("first_stage.weights", "train.init")  # files, told apart by their content
-MODEL = ("schedule", "first_stage", "cond_stage", "judge", "unet", "loss")
+MODEL = ("schedule", "first_stage", "cond_stage", "judge", "unet", "control", "loss")
 
 
 @dataclasses.dataclass
@@ -81,6 +81,7 @@ def prepare(config, workdir):
     hosts, parts = jax.process_count(), config.train.accumulate
     sharding.check_batch(config.data.batch_size, mesh, hosts, parts)
     given, rest = frozen.start(config, system)
+    rest = frozen.narrowed(rest, config.train.frozen_dtype)
     loaded = trees.merge(frozen.load(config, system), rest)
 
     init = initial_state(config, system)

@@ -65,13 +65,13 @@ from ldm_jax import (
     generation,
     given,
     grids,
-    inputs,
     interactive,
     jobs,
     knobs,
     orders,
     samplers,
     sharding,
+    tokenizers,
 )
 from ldm_jax import config as config_lib
 from ldm_jax.exchange import transfer
@@ -240,7 +240,7 @@ def check(config):
     """Raises ValueError where the flags ask for what a config's model does not do."""
     kind = config.cond_stage.kind
     knobs.of(config)  # of a grid that has such steps
-    spoken, labelled = kind in inputs.SPOKEN, kind == "label"
+    spoken, labelled = kind in tokenizers.SPOKEN, kind == "label"
     if not (spoken or labelled) and PROMPTS.value:
         raise ValueError("--prompts is of models of texts or classes")
     if not spoken and (PROMPT.value or NEGATIVE.value):

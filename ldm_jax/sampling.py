@@ -44,6 +44,7 @@ def make(
         if conditioner.null is None:
             return denoise
         null = condition(params, conditioner.null(batch))
+        null = denoise_lib.heard(null, knobs["hints"], "untold")
         return guidance.with_cfg(denoise, null, rule, weight)
 
     def draw(params, keys, batch, knobs):
@@ -65,7 +66,7 @@ def make(
             if "mask" in batch and not paints:
                 hole = shrunk(batch["mask"], latent[0])
                 walk = denoise_lib.with_known(walk, schedule, z_known, hole)
-        cond = condition(params, batch)
+        cond = denoise_lib.heard(condition(params, batch), knobs["hints"], "told")
         return sampler(walk, params, keys, z, cond, grid, knobs)
 
     return draw, developer(decode)

@@ -7,8 +7,8 @@ import inspect
 import jax
 import jax.numpy as jnp
 
-from ldm_jax import denoise as denoise_lib
 from ldm_jax import (
+    branches,
     first_stage,
     first_stage_loss,
     judge_loss,
@@ -19,13 +19,13 @@ from ldm_jax import (
     sampling,
     trees,
 )
+from ldm_jax import denoise as denoise_lib
 from ldm_jax import schedule as schedule_lib
 from ldm_jax.models import conditioners, controlnet
 from ldm_jax.models import unet as unet_lib
 
 MICRO_WIDTH = conditioners.MICRO_WIDTH
 OBJECTS = 5  # of a picture: labels.MAX_OBJECTS
-THINGS = 268  # that a judge names, the last one "none": data.labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,8 @@ class System:
     sample: Callable | None = None  # (params, keys, batch, knobs) -> x, which is
     draw: Callable | None = None  # (params, keys, batch, knobs) -> z_0, and then
     develop: Callable | None = None  # (params, z_0, batch) -> x
-    judge: Callable | None = None  # (params, x) -> {"things", "segments"}: logits
-    #                                [B, h, w, ...], float32
+    judge: Callable | None = None  # (params, x) -> {head of judge.reads: logits
+    #                                [B, h, w, ...], float32}
 
 
 def build(config):
@@ -94,15 +94,17 @@ def vector_width(config):
     return condition_shapes(config).vector.shape[-1]
 
 
+def branch(config):
+    """The ControlNet of a config's UNet; all of its hints have the same."""
+    factor = arch_of_first_stage(config).factor
+    return branches.net(config.control, arch_of_unet(config), factor)
+
+
 def init_control(config):
-    """(rng) -> parameters of a control branch for a config's UNet."""
-    net = controlnet.ControlNet(arch_of_unet(config))
+    """(rng) -> parameters of a control branch for a config's UNet, its trunk drawn."""
 
     def init(rng):
-        cond = condition_shapes(config)
-        told = jax.tree.map(lambda x: jnp.zeros(x.shape), (cond.context, cond.vector))
-        z_t, hint = jnp.zeros((1, 8, 8, config.unet.out_channels)), (1, 64, 64, 3)
-        return net.init(rng, z_t, jnp.zeros(1), jnp.zeros(hint), *told)["params"]
+        return branches.init(branch(config), rng, condition_shapes(config))
 
     return init
 
@@ -156,9 +158,13 @@ def _latent_diffusion(config):
     net, mean, stage = first_stage.make(config.first_stage, config.first_stage.scale)
     unet = unet_lib.UNet(arch_of_unet(config))
     denoise = denoise_lib.from_unet(unet, schedule, config.loss.predicts)
+    listener = branch(config)
+    for name in config.control.hints:
+        denoise = denoise_lib.with_control(denoise, listener, name)
     size = config.data.image_size
     holes = {"mask": ((size, size), "uint8")} if config.cond_stage.inpaint else {}
-    inputs = _inputs(config, conditioner.inputs | holes)
+    hints = branches.shapes(config.control, size)
+    inputs = _inputs(config, conditioner.inputs | holes | hints)
     side = size // arch_of_first_stage(config).factor
     latent = (side, side, config.first_stage.embed_channels)
     kept = first_stage.kept_shapes(config.first_stage, latent) | (
@@ -170,7 +176,7 @@ def _latent_diffusion(config):
         cond = conditioner.apply(params.get("cond_stage", {}), batch)
         if config.cond_stage.inpaint:
             cond = cond.replace(concat=around(params, batch["image"], batch["mask"]))
-        return cond
+        return branches.hinted(config.control, unet.arch, cond, batch)
 
     def around(params, image, mask):
         """The in-painting condition: mask (1 in the hole) and latent of the rest.
@@ -199,7 +205,11 @@ def _latent_diffusion(config):
             z_t = jnp.concatenate([z_t, cond.concat], axis=-1)
         t = jnp.zeros(1)
         unet_params = unet.init(unet_rng, z_t, t, cond.context, cond.vector)["params"]
-        return {**params, "unet": unet_params}
+        params["unet"] = unet_params
+        for i, name in enumerate(config.control.hints):
+            fresh = branches.init(listener, jax.random.fold_in(unet_rng, i), cond)
+            params[name] = controlnet.copied(fresh, unet_params)
+        return params
 
     def clean(params, keys, batch):
         """z_0 of pictures, or of what was kept of their latents."""
@@ -261,7 +271,10 @@ def _latent_diffusion(config):
         alike = {**config.loss, "min_snr": 0.0}
         cond = condition(params, batch)
         loss, bits = error(params, keys, batch, cond, t, None, alike)
-        told = {"loss_simple": loss, "t": t}
+        eps = losses.normal(losses.split(keys, "eps"), latent)
+        z_t = schedule_lib.add_noise(schedule, clean(params, keys, batch), eps, t)
+        loud = branches.loudness(listener, params, z_t, t, cond)
+        told = {"loss_simple": loss, "t": t, **loud}
         return told if bits is None else {**told, "loss_vlb": bits}
 
     draw, develop = sampling.make(
@@ -308,18 +321,23 @@ def _judge(config):
 
     def judge(params, x):
         logits = unet.apply({"params": params["unet"]}, *seen(x))
-        return {"things": logits[..., :THINGS], "segments": logits[..., THINGS:]}
+        return judge_loss.split(logits, config.judge.reads, config.judge.patch)
 
-    grads, validate = judge_loss.make(
-        judge, config.judge.patch, THINGS - 1, config.loss
-    )
+    grads, validate = judge_loss.make(judge, config.judge.reads, config.loss)
     maps = dict.fromkeys(("segmentation", "instances"), ((size, size), "uint8"))
+    truth = maps | {
+        "sprites": ((OBJECTS,), "int32"),
+        "depth": ((size, size), "float32"),
+        "joints": ((judge_loss.JOINTS, 3), "float32"),
+    }
+    heads = [judge_loss.HEADS[name] for name in config.judge.reads]
+    told = {name: truth[name] for head in heads for name in head.inputs}
     return System(
         init=init,
         init_extra=lambda params: {},
         grads=grads,
         validate=validate,
-        batch=_inputs(config, maps | {"sprites": ((OBJECTS,), "int32")}),
+        batch=_inputs(config, told),
         judge=judge,
     )
 

@@ -4,7 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import inputs, inspection, knobs, pictures, sharding, train_step, trees
+from ldm_jax import (
+    control,
+    control_fidelity,
+    inputs,
+    inspection,
+    judge_loss,
+    knobs,
+    pictures,
+    sharding,
+    train_step,
+    trees,
+)
 
 BINS = 10  # of the timesteps
 SEED = 1_000_003  # of the fixed noise
@@ -17,15 +28,18 @@ class Validator:
         self._config, self._system, self._mesh = config, system, mesh
         self._frozen = frozen
         everywhere = sharding.replicated(mesh)
+        self._told = tuple(system.heldout or system.batch)
         self._validate = jax.jit(system.validate, out_shardings=everywhere)
         self._draw = jax.jit(self._pictures, out_shardings=everywhere)
         self._batches = None
+        hinted = system.sample and config.control.hints
+        self._watch = control_fidelity.Watch(config) if hinted else None
 
     def numbers(self, state):
         """Means over the validation pictures; the loss also by bins of t."""
         params = self._params(state)
         rows = [
-            jax.device_get(self._validate(params, keys, batch))
+            jax.device_get(self._validate(params, keys, self._only_told(batch)))
             for keys, batch in self._fixed()
         ]
         rows = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -40,9 +54,16 @@ class Validator:
         return fields
 
     def draw(self, state, writer, step):
-        """A sheet of pictures to TensorBoard and to workdir/pictures."""
+        """A sheet of pictures to TensorBoard and to workdir/pictures.
+
+        Of what obeys a hint also how well it does.
+        """
         keys, batch = self._fixed()[0]
-        out = np.asarray(self._draw(self._params(state), keys, batch))
+        out = self._draw(self._params(state), keys, self._only_told(batch))
+        out = np.asarray(out)
+        if self._watch:
+            seen = jax.device_get(batch)
+            writer.write(step, "control", self._watch.numbers(out[:, -1], seen))
         out = out[: self._config.train.pictures]  # [pictures, panels of each, ...]
         count, panels = out.shape[:2]
         columns = panels * int(np.ceil(np.sqrt(count / panels)))
@@ -53,12 +74,18 @@ class Validator:
         system = self._system
         if system.sample:
             x = system.sample(params, keys, batch, knobs.of(self._config))
-            return pictures.to_uint8(x)[:, None]
+            drawn = pictures.to_uint8(x)
+            hints = [batch[name] for name in batch if name.startswith(control.HINT)]
+            return jnp.stack([*hints, drawn], axis=1)
         x = batch["image"]
         if system.judge:
-            return jnp.stack([x, *_segments(system, params, batch)], axis=1)
+            return jnp.stack([x, *_seen(system, params, batch)], axis=1)
         x_hat = system.decode(params, system.encode(params, keys, pictures.to_float(x)))
         return jnp.stack([x, pictures.to_uint8(x_hat)], axis=1)
+
+    def _only_told(self, batch):
+        """Without what only the judges of a hint read."""
+        return {name: batch[name] for name in self._told}
 
     def _params(self, state):
         return trees.merge(self._frozen, state.ema or state.params)
@@ -68,7 +95,8 @@ class Validator:
         if self._batches is None:
             config = self._config
             size = config.data.batch_size
-            names = tuple(self._system.heldout or self._system.batch)
+            names = self._told + (self._watch.needs if self._watch else ())
+            names = tuple(dict.fromkeys(names))
             with inputs.batches(config, names, "heldout") as batches:
                 self._batches = [
                     (
@@ -80,11 +108,37 @@ class Validator:
         return self._batches
 
 
-def _segments(system, params, batch):
-    """The true segments and those that a judge sees, as colours: [B, S, S, 3] each."""
-    logits = system.judge(params, pictures.to_float(batch["image"]))["segments"]
-    seen, true = jnp.argmax(logits, axis=-1), batch["segmentation"]
-    patch = true.shape[1] // seen.shape[1]
-    seen = jnp.repeat(jnp.repeat(seen, patch, axis=1), patch, axis=2)
+def _seen(system, params, batch):
+    """What is true and what a judge sees, two pictures of each thing in SHOWN."""
+    logits = system.judge(params, pictures.to_float(batch["image"]))
+    size = batch["image"].shape[1]
+    for name in filter(SHOWN.get, logits):
+        for x in SHOWN[name](logits[name], batch):
+            magnified = jnp.repeat(x, size // x.shape[1], axis=1)
+            yield jnp.repeat(magnified, size // x.shape[2], axis=2)
+
+
+def _segments(logits, batch):
     palette = jnp.asarray(inspection.PALETTE)
-    return [palette[x % len(palette)] for x in (true, seen)]
+    numbers = batch["segmentation"], jnp.argmax(logits, axis=-1)
+    return [palette[x % len(palette)] for x in numbers]
+
+
+def _depths(logits, batch):
+    return [_grey(x) for x in (batch["depth"], judge_loss.by_pixel(logits))]
+
+
+def _joints(logits, batch):
+    own = judge_loss.joints_at(batch["joints"], logits)
+    likely = jax.nn.softmax(logits, axis=(1, 2))
+    return [_grey(jnp.sum(x, axis=-1)) for x in (own, likely)]
+
+
+def _grey(x):
+    """[B, h, w], 0 black to 1 white -> uint8 [B, h, w, 3]."""
+    return pictures.to_uint8(2 * jnp.repeat(x[..., None], 3, axis=-1) - 1)
+
+
+# What a judge says -> (logits, batch) -> [true, seen], uint8 [B, h, w, 3] each. Things
+# are more than there are colours to tell apart.
+SHOWN = {"segments": _segments, "depth": _depths, "joints": _joints}

@@ -46,7 +46,16 @@ import numpy as np
 import optax
 
 from ldm_jax import config as config_lib
-from ldm_jax import first_stage, knobs, names, optim, pictures, train_step, trees
+from ldm_jax import (
+    first_stage,
+    judge_loss,
+    knobs,
+    names,
+    optim,
+    pictures,
+    train_step,
+    trees,
+)
 from ldm_jax import system as system_lib
 from ldm_jax.models import clip, perceptual
 
@@ -157,9 +166,9 @@ def batch_of(case):
     gen, config = np.random.default_rng(0), case.config
     below = dict(image=256, low_res=256, mask=2)
     if config.task == "judge":
-        things, objects = system_lib.THINGS, system_lib.OBJECTS
+        things, objects = judge_loss.THINGS, system_lib.OBJECTS
         below |= dict(instances=objects + 1, sprites=things - 1)
-        below |= dict(segmentation=config.unet.out_channels - things)
+        below |= dict(segmentation=judge_loss.SEGMENTS, depth=2, joints=2)
     if config.task == "latent_diffusion":
         cond = config.cond_stage
         below |= dict(tokens=cond.vocab, segmentation=cond.classes)
@@ -283,8 +292,9 @@ def drawing(case):
     picture = {"": system.batch["image"].shape}
     if config.task != "judge":
         return system.sample or reconstruct, picture
-    side, things = latent_side(config), system_lib.THINGS
-    counts = dict(things=things, segments=config.unet.out_channels - things)
+    side, patch = latent_side(config), config.judge.patch
+    heads = {name: judge_loss.HEADS[name] for name in config.judge.reads}
+    counts = {name: head.channels(patch) for name, head in heads.items()}
     return judge, {name: (1, side, side, count) for name, count in counts.items()}
 
 

@@ -11,7 +11,8 @@ FILES = sorted([*ROOT.glob("ldm_jax/**/*.py"), *ROOT.glob("configs/**/*.py")])
 # Commands may import everything of ours but each other, and nothing imports them.
 COMMANDS = {
     *("train", "sample", "evaluate", "plan"),
-    *("convert", "encode", "export", "fetch", "inspect_data", "pack", "reconstruct"),
+    *("convert", "encode", "export", "fetch", "hints", "inspect_data", "pack"),
+    "reconstruct",
 }
 # What the commands share: it joins all other parts, and only they import it.
 TOOLS = {
@@ -23,20 +24,22 @@ TOOLS = {
         "encoding",
         "exporting",
         "inspection",
+        "joining",
         "packing",
         "planning",
     ),
     *("validation", "reconstruction", "fidelity"),
     *("scene_fidelity", "feature_distance", "judging"),
-    *("condition_fidelity", "restoration"),
+    *("condition_fidelity", "control_fidelity", "restoration"),
     *("prompts", "given", "embeddings", "interactive", "class_names"),
+    "tokenizers",
 }
 
 # What each module or package of ldm_jax may import of ldm_jax, "" being everything;
 # the longest name decides. A new module needs a line here: where does it stand?
 KIT = {"names", "paths", "trees"}
 RULES = {"rules", "config_rules_diffusion", "config_rules_first_stage"}
-RULES |= {"config_rules_judge", "config_rules_sampling"}
+RULES |= {"config_rules_control", "config_rules_judge", "config_rules_sampling"}
 MATHS = {"schedule", "denoise", "guidance", "losses"}
 MATHS |= {"draws", "grids", "samplers", "multistep"}
 MAY_IMPORT = {
@@ -48,7 +51,10 @@ MAY_IMPORT = {
     "config_rules": {"names", *RULES},
     **{name: {"names", "rules"} for name in RULES},
     "config_rules_judge": {"config_rules_diffusion", "rules"},
-    "config_rules_diffusion": {"config_rules_sampling", "names", "rules"},
+    "config_rules_diffusion": {
+        *("config_rules_control", "config_rules_sampling"),
+        *("names", "rules"),
+    },
     "rules": set(),
     "names": set(),
     "paths": set(),
@@ -64,16 +70,20 @@ MAY_IMPORT = {
     "losses": {"schedule", "names"},
     "models": {"models"},
     "models.conditioners": {"models", "denoise", "names"},
+    "models.controlnet": {"models", "names"},
     "adversary": {"losses", "models", "names"},
+    "branches": {"control", "denoise", "models"},
+    "control": {"names"},
     "first_stage": {"losses", "models", "names"},
     "first_stage_loss": {"adversary", "losses", "models", "pictures", "trees"},
     "judge_loss": {"pictures"},
     "kept_texts": {"denoise"},
     "system": {
-        *{*KIT, *MATHS, "config", "models", "pictures"},
+        *{*KIT, *MATHS, "branches", "config", "models", "pictures"},
         *("first_stage", "first_stage_loss", "judge_loss", "kept_texts", "sampling"),
     },
     "checkpoint": KIT,
+    "edges": {"models", "trees", "weights"},
     "evaluation": KIT,
     "metrics": {*KIT, "pictures"},
     "optim": KIT,
@@ -92,7 +102,7 @@ MAY_IMPORT = {
     },
     "data": {"names", "paths", "data"},
     "demo": {"data"},
-    "demo.teach": {*KIT, "config_saved", "data", "inputs", "system", "weights"},
+    "demo.teach": {*KIT, "config_saved", "data", "system", "tokenizers", "weights"},
     "applications": {*MATHS, "applications", "models", "system"},
 }
 

@@ -17,7 +17,7 @@ from ldm_jax import (
     config_saved,
     frozen,
     generation,
-    inputs,
+    judge_loss,
     knobs,
     losses,
     names,
@@ -25,6 +25,7 @@ from ldm_jax import (
     paths,
     schedule,
     system,
+    tokenizers,
     trees,
 )
 from ldm_jax.data import datasets, labels
@@ -108,7 +109,7 @@ def test_its_vocabulary_fits(c):
     """A piece beyond the embedding would be read as NaN."""
     if c.task != "latent_diffusion" or not c.cond_stage.vocabulary:
         return
-    words = inputs.words(c.cond_stage)
+    words = tokenizers.load(c.cond_stage)
     assert len(words) == c.cond_stage.vocab
     if c.cond_stage.null_tokens:
         empty = words([""])[0][: len(c.cond_stage.null_tokens)]
@@ -177,7 +178,11 @@ def test_bases_share_their_sections():
 
 
 def test_a_judge_names_what_the_data_has():
-    assert system.THINGS == labels.NONE + 1
-    said = config.judge().unet.out_channels
-    assert said == system.THINGS + len(labels.SEGMENTS) == config_rules_judge.SAID
+    assert judge_loss.THINGS == labels.NONE + 1
+    assert len(labels.SEGMENTS) == judge_loss.SEGMENTS
+    assert judge_loss.JOINTS == labels.JOINTS
+    assert config_rules_judge.SAID.keys() == judge_loss.HEADS.keys()
+    for patch in (2, 4):
+        for name, head in judge_loss.HEADS.items():
+            assert config_rules_judge.said((name,), patch) == head.channels(patch)
     assert system.OBJECTS == labels.MAX_OBJECTS

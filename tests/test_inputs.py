@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 
 from ldm_jax import config as config_lib
-from ldm_jax import config_rules, inputs, inspection, packing, system
+from ldm_jax import config_rules, inputs, inspection, packing, system, tokenizers
 from ldm_jax.data import datasets, degrade, folder, layout, masks, packed, transforms
 
 N, SIZE = 24, 16
@@ -242,7 +242,7 @@ def test_holes_are_the_data_sets_or_drawn(packs):
 def test_captions_are_tokens(packs):
     c = config_of(packs)
     found = taken(c, 1, ("tokens",))["tokens"]
-    words = inputs.words(c.cond_stage)
+    words = tokenizers.load(c.cond_stage)
     np.testing.assert_array_equal(found, words(["a red fox"] * 4))
 
 

@@ -10,6 +10,7 @@ from ldm_jax import (
     checkpoint,
     exporting,
     frozen,
+    judge_loss,
     judging,
     paths,
     runs,
@@ -17,7 +18,7 @@ from ldm_jax import (
     system,
     trees,
 )
-from ldm_jax.data import datasets
+from ldm_jax.data import datasets, labels
 from ldm_jax.weights import own
 
 
@@ -152,6 +153,45 @@ def test_the_likeliest_is_what_the_logits_say(judge):
     assert np.mean(likely == found) > 0.95  # ties in the last bit aside
 
 
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reader") / "reader.safetensors"
+    c = tiny_judge.get_config("reader")
+    own.save_weights(path, random_params(c), c.to_dict(), {}, "float16")
+    return judging.load(path, ("depth", "joints"))
+
+
+def test_a_judge_that_reads_something_else_is_refused(file):
+    with pytest.raises(ValueError, match="reads things and segments, .* for depth"):
+        judging.load(file, ("depth",))
+
+
+def test_depth_and_joints_are_read(reader):
+    """In one go, or each for itself; the last batch is padded here too."""
+    images, bar = pictures_of(6), Bar()
+    found = judging.read(reader, images, bar, batch_size=4)
+    assert bar.done == 6 and set(found) == {"depth", "joints"}
+    assert (found["depth"].shape, found["depth"].dtype) == ((6, 16, 16), np.float32)
+    assert found["joints"].shape == (6, labels.JOINTS, 2)
+    middles = (np.arange(4) + 0.5) / 4
+    assert np.isin(found["joints"], middles.astype(np.float32)).all()
+    alone = judging.read(reader, images[:4], None, 4, ("joints",))
+    np.testing.assert_array_equal(alone["joints"], found["joints"][:4])
+    logits = jax.jit(reader.system.judge)(reader.params, images / np.float32(127.5) - 1)
+    likely = np.asarray(logits["joints"]).reshape(6, 16, -1).argmax(1)
+    there = np.stack([middles[likely % 4], middles[likely // 4]], axis=-1)
+    assert np.mean(there == found["joints"]) > 0.95  # ties in the last bit aside
+
+
+def test_a_mirrored_picture_is_as_deep(reader):
+    images = pictures_of(4)
+    plain, other = (
+        judging.read(reader, x, None, 4, ("depth",))["depth"]
+        for x in (images, images[:, :, ::-1])
+    )
+    np.testing.assert_allclose(other[:, :, ::-1], plain, atol=1e-4)
+
+
 def test_pictures_of_another_size_are_refused(judge):
     with pytest.raises(ValueError, match="pictures of 16x16, not of 8x8"):
         judging.see(judge, np.zeros((2, 8, 8, 3), np.uint8), batch_size=4)
@@ -178,3 +218,21 @@ def test_the_judge_that_ships_names_what_is_there():
         for thing in example["sprites"][example["sprites"] >= 0]
     ]
     assert len(named) > 40 and np.mean(named) > 0.7
+
+
+def test_the_reader_that_ships_sees_depth_and_people():
+    """In scenes with pairs of objects that its training never showed."""
+    reader = judging.load(judging.READER, ("depth", "joints"))
+    assert paths.resolve(judging.READER).stat().st_size < 1e6
+    scenes = datasets.DRAWN["emoji_scenes"]("heldout", 1, reader.config.data.image_size)
+    examples = [scenes[i] for i in range(32)]
+    truth = {key: np.stack([x[key] for x in examples]) for key in examples[0]}
+    found = judging.read(reader, truth["image"])
+    even = np.mean(truth["depth"], axis=0, keepdims=True)  # what is so in most scenes
+    seen, usual = (
+        judge_loss.correlation(x, truth["depth"]).mean() for x in (found["depth"], even)
+    )
+    assert seen > 0.97 and usual < 0.95
+    right = judge_loss.found(found["joints"], truth["joints"], 16)
+    visible = truth["joints"][..., 2].sum()
+    assert visible > 36 and right.sum() / visible > 0.9

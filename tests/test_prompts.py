@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_stable_diffusion
 
-from ldm_jax import inputs
+from ldm_jax import inputs, tokenizers
 from ldm_jax import prompts as prompts_lib
 from ldm_jax.data import tokenize
 from ldm_jax.models import clip
@@ -24,7 +24,7 @@ def model(variant="v1", words=(), **changes):
 
 def tokens(text):
     """A row of 77 as the tokenizer of the tiny model gives it."""
-    return inputs.words(model().config.cond_stage)([text])[0]
+    return tokenizers.load(model().config.cond_stage)([text])[0]
 
 
 EMPTY = [clip.START, *[clip.END] * 76]

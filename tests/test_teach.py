@@ -4,7 +4,7 @@ import helpers
 import jax
 import numpy as np
 
-from ldm_jax import inputs, system
+from ldm_jax import system, tokenizers
 from ldm_jax.data import datasets
 from ldm_jax.demo import teach
 
@@ -27,7 +27,7 @@ def test_a_taught_encoder_says_where_things_are():
     c.cond_stage.length = 80
     scenes = datasets.DRAWN["emoji_lessons"]("train", 0, 32)
     examples = [scenes[i] for i in range(60)]
-    told = teach.lessons(examples, inputs.words(c.cond_stage))
+    told = teach.lessons(examples, tokenizers.load(c.cond_stage))
     things = [np.sum(example["sprites"] >= 0) for example in examples]
     assert len(told[0]) == np.sum(np.array(things) > 1) == 48
     assert told[2].sum() >= np.sum(things) - 12

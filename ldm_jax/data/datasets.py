@@ -8,7 +8,7 @@ COUNTED are their arrays that have a row for each object of a picture.
 import dataclasses
 import functools
 
-from ldm_jax.data import labels, packed, scenes, shards, singles, tfds
+from ldm_jax.data import labels, packed, paired, scenes, shards, singles, tfds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,12 @@ DRAWN = {
 }
 READ = {
     "packed": packed.opened,
+    "paired": paired.opened,
     "tfds": tfds.opened,
 }
 CONTENT = {
     "packed": packed.content,
+    "paired": paired.content,
     "tfds": shards.digest,
 }
 DATASETS = DRAWN | READ

@@ -1,9 +1,11 @@
-"""A folder of pictures, and what metadata.jsonl in it says of them, as rows.
+"""A folder of pictures, and what a file in it says of them, as rows.
 
 metadata.jsonl has one JSON object a line: `file_name`, and any of `text`, `label` (a
-name or a number), `boxes` (objects as in a layout: data.layout), `segmentation` and
-`mask` (files beside the pictures). Without it every picture in the folder is taken, and
-where all lie in folders of their own, the folders' names are the labels.
+name or a number), `boxes` (objects as in a layout: data.layout), `segmentation`, `mask`
+and `hint` (files beside the pictures). prompt.json, in the folders that ControlNet is
+trained on (Fill50K), has one a line too: `source` is the hint, `target` the picture and
+`prompt` its text, all of them needed. Without either every picture in the folder is
+taken, and where all lie in folders of their own, the folders' names are the labels.
 """
 
 import dataclasses
@@ -11,8 +13,10 @@ import difflib
 import json
 import os
 import pathlib
+import posixpath
+import zlib
 
-METADATA = "metadata.jsonl"
+METADATA, PROMPTS = "metadata.jsonl", "prompt.json"
 NAMES = ("labels", "classes")  # .txt: one name a line, in the order of the numbers
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 KINDS = {
@@ -22,8 +26,11 @@ KINDS = {
     "boxes": (list,),
     "segmentation": (str,),
     "mask": (str,),
+    "hint": (str,),
 }
-FILES = ("file_name", "segmentation", "mask")
+FILES = ("file_name", "segmentation", "mask", "hint")
+# The keys of prompt.json, and which of KINDS they are.
+PAIR = {"source": "hint", "target": "file_name", "prompt": "text"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +48,51 @@ class Row:
 def rows(folder, ignored=()):
     """The Rows of a folder.
 
-    ignored: keys of metadata.jsonl that mean nothing here. Raises FileNotFoundError for
-    a folder without pictures, ValueError naming the line of metadata.jsonl and the key.
+    ignored: keys of its file that mean nothing here. Raises FileNotFoundError for a
+    folder without pictures, ValueError naming the line of the file and the key.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder")
-    said = folder / METADATA
-    found = _told(said, ignored) if said.is_file() else _found(folder)
+    for name in (METADATA, PROMPTS):
+        if (folder / name).is_file():
+            return told(folder / name, ignored)
+    found = _found(folder)
     if not found:
         raise FileNotFoundError(
-            f"there is no picture in {said if said.is_file() else folder}: "
-            f"{', '.join(SUFFIXES)} are looked for where there is no {METADATA}"
+            f"there is no picture in {folder}: {', '.join(SUFFIXES)} are looked for "
+            f"where there is neither {METADATA} nor {PROMPTS}"
         )
     return found
+
+
+def told(said, ignored=()):
+    """The Rows of a metadata.jsonl or prompt.json; raises as `rows` does."""
+    read = _pair if said.name == PROMPTS else _row
+    found = []
+    with said.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                place = f"{said}, line {number}"
+                found.append(read(said.parent, place, _object(place, line), ignored))
+    if not found:
+        raise FileNotFoundError(f"there is no picture in {said}")
+    return found
+
+
+def splits_of(rows, share):
+    """{split: places of its rows}: a picture's name alone decides, by its hash.
+
+    With a share there is at least one picture in either split; a name that is the only
+    one is trained on.
+    """
+    hashes = [zlib.crc32(os.fsencode(row.name)) for row in rows]
+    bound = share * 2**32
+    if share > 0:
+        bound = min(max(bound, min(hashes) + 1), max(hashes))
+    heldout = [i for i, code in enumerate(hashes) if code < bound]
+    train = [i for i, code in enumerate(hashes) if code >= bound]
+    return {"train": train, "heldout": heldout}
 
 
 def names(folder, kind):
@@ -86,17 +124,6 @@ def _found(folder):
     ]
 
 
-def _told(said, ignored):
-    """Rows of metadata.jsonl."""
-    found = []
-    with said.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                place = f"{said}, line {number}"
-                found.append(_row(said.parent, place, _object(place, line), ignored))
-    return found
-
-
 def _object(place, line):
     try:
         said = json.loads(line)
@@ -107,24 +134,42 @@ def _object(place, line):
     return said
 
 
-def _row(folder, place, said, ignored):
+def _checked(place, said, kinds, needed, ignored):
+    """What is said of a picture without the keys that are ignored, or null.
+
+    kinds: key -> the types that its value may have. needed: keys that must be there.
+    """
     said = {k: v for k, v in said.items() if k not in ignored and v is not None}
     for key, value in said.items():
-        if key not in KINDS:
-            nearest = difflib.get_close_matches(key, KINDS, n=1)
+        if key not in kinds:
+            nearest = difflib.get_close_matches(key, kinds, n=1)
             hint = f"did you mean {nearest[0]!r}? " if nearest else ""
             raise ValueError(
-                f"{place}: unknown key {key!r}; {hint}Known are {', '.join(KINDS)}; "
-                f"--ignore={key} passes over it"
+                f"{place}: unknown key {key!r}; {hint}Known are {', '.join(kinds)}; "
+                f"ldm_jax.pack --ignore={key} passes over it"
             )
-        if type(value) not in KINDS[key]:
+        if type(value) not in kinds[key]:
             raise ValueError(f"{place}: {key} cannot be {value!r}")
-    if "file_name" not in said:
-        raise ValueError(f"{place} has no file_name")
+    for key in needed:
+        if key not in said:
+            raise ValueError(f"{place} has no {key}")
+    return said
+
+
+def _row(folder, place, said, ignored):
+    """The Row of a line of metadata.jsonl."""
+    said = _checked(place, said, KINDS, ("file_name",), ignored)
     files = {key: _inside(folder, place, said[key]) for key in FILES if key in said}
     rest = {key: said[key] for key in ("text", "label") if key in said}
     boxes = tuple(said.get("boxes", ()))
-    return Row(place, said["file_name"], files, boxes=boxes, **rest)
+    name = posixpath.normpath(said["file_name"])  # "./a.png" is no other picture
+    return Row(place, name, files, boxes=boxes, **rest)
+
+
+def _pair(folder, place, said, ignored):
+    """The Row of a line of prompt.json."""
+    said = _checked(place, said, dict.fromkeys(PAIR, (str,)), PAIR, ignored)
+    return _row(folder, place, {PAIR[key]: x for key, x in said.items()}, ())
 
 
 def _inside(folder, place, name):

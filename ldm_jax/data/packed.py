@@ -1,8 +1,8 @@
 """Packed pictures: a folder of ArrayRecord shards by `ldm_jax.pack`, as a source.
 
 pack.json says what is there. A record is a JSON header, led by its length, and then the
-bytes of picture files: the picture, and where there are such its map of classes and its
-mask. They are decoded when they are read; nothing in them is executed.
+bytes of picture files: the picture, and where there are such its map of classes, its
+mask and its hint. They are decoded when they are read; nothing in them is executed.
 """
 
 import bisect
@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.data import decoding, shards
+from ldm_jax.data import decoding, shards, transforms
 
 ABOUT = "pack.json"
 FORMAT = 2
 SPLITS = ("train", "heldout")
 HEADER = ("text", "label", "classes", "boxes", "flags")  # of a record, with sizes
-PARTS = ("image", "segmentation", "mask")  # after it, in this order
+PARTS = ("image", "segmentation", "mask", "hint")  # after it, in this order
 KEYS = {
     "format": int,
     "splits": dict,  # split -> the number of pictures in each of its shards
@@ -51,8 +51,8 @@ def unpack(record):
 
     image uint8 [H, W, 3]; caption str; label int32, -1 for none; classes int32 [n],
     boxes float32 [n, 4] (x0, y0, x1, y1 in 0..1) and flags int32 [n] of its objects;
-    segmentation int32 [H, W] and mask uint8 [H, W], 1 in the hole, where there are
-    such. Raises ValueError for other bytes.
+    segmentation int32 [H, W], mask uint8 [H, W], 1 in the hole, and hint uint8
+    [H, W, 3], where there are such. Raises ValueError for other bytes.
     """
     try:
         (length,) = struct.unpack_from("<I", record)
@@ -62,7 +62,7 @@ def unpack(record):
         if ends[-1] != len(record) or min(sizes) < 0:
             raise ValueError(f"it has {len(record)} bytes, it says {ends[-1]}")
         parts = dict(zip(PARTS, itertools.pairwise(ends), strict=True))
-        image, segmentation, mask = (record[slice(*parts[name])] for name in PARTS)
+        image, segmentation, mask, hint = (record[slice(*parts[x])] for x in PARTS)
         boxes = np.array(header["boxes"], np.float32).reshape(-1, 4)
         example = {
             "image": decoding.picture(image),
@@ -78,6 +78,9 @@ def unpack(record):
         example["segmentation"] = decoding.numbers(segmentation)
     if mask:
         example["mask"] = decoding.mask(mask)
+    if hint:
+        found = decoding.picture(hint)
+        example["hint"] = transforms.fitted_hint(found, example["image"])
     return example
 
 

@@ -1,8 +1,10 @@
 """Pictures of any size to squares: crops, resizes and flips, as the originals have.
 
 What lies on a picture goes with it: a map of classes and a mask are resized to their
-nearest pixels, while boxes stay in shares of the whole picture, and `crop` and `flip`
-say what of it is seen (data.layout takes them so).
+nearest pixels, a hint as `resized_hint` does, while boxes stay in shares of the whole
+picture, and `crop` and `flip` say what of it is seen (data.layout takes them so). A
+hint is flipped as a picture; leave that off where its colours say what is left and
+right, as those of normals and poses do.
 """
 
 import dataclasses
@@ -11,6 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
+
+from ldm_jax.data import decoding
 
 MAPS = ("segmentation", "mask")
 
@@ -73,9 +77,10 @@ class Geometry:
         return dataclasses.replace(self, crop="center", flip=False)
 
     def __call__(self, example, rng):
-        """The example with image and MAPS [size, size], crop float32 [4] and flip.
+        """The example with image, hint and MAPS [size, size], and crop and flip.
 
-        rng: a numpy Generator, from which all that is random comes.
+        crop: float32 [4], x0, y0, x1, y1 in shares of the whole; flip: a bool. rng: a
+        numpy Generator, from which all that is random comes.
         """
         height, width = example["image"].shape[:2]
         anywhere, side_of = CROPS[self.crop]
@@ -85,14 +90,12 @@ class Geometry:
             top = int(rng.integers(height - side + 1))
             left = int(rng.integers(width - side + 1))
         flip = self.flip and bool(rng.integers(2))
-        maps = {
-            key: _nearest(example[key][top : top + side, left : left + side], self.size)
-            for key in MAPS
-            if key in example
-        }
-        image = example["image"][top : top + side, left : left + side]
-        image = RESIZES[self.resize](np.ascontiguousarray(image), (self.size,) * 2)
-        seen = {"image": image, **maps}
+        resizes = {"image": RESIZES[self.resize], "hint": resized_hint}
+        resizes |= dict.fromkeys(MAPS, nearest)
+        seen = {}
+        for key in resizes.keys() & example.keys():
+            part = example[key][top : top + side, left : left + side]
+            seen[key] = resizes[key](np.ascontiguousarray(part), (self.size,) * 2)
         if flip:
             seen = {k: np.ascontiguousarray(x[:, ::-1]) for k, x in seen.items()}
         corners = np.array([left, top, left + side, top + side], np.float32)
@@ -101,11 +104,44 @@ class Geometry:
         return {**example, **seen, **told}
 
 
-def _nearest(numbers, size):
-    """The map [size, size] of the pixels in the middle of each part of a square map."""
-    side = len(numbers)
-    places = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
-    return numbers[places][:, places]
+def nearest(numbers, size):
+    """[height, width, ...] of the pixels in the middle of each part of [H, W, ...].
+
+    size: (width, height), as RESIZES take it.
+    """
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+        for new, old in zip(reversed(size), numbers.shape, strict=False)
+    )
+    return numbers[rows][:, columns]
+
+
+def resized_hint(hint, size):
+    """uint8 [height, width, 3] of a hint [H, W, 3]; size: (width, height).
+
+    Hints are thin lines, or areas of one colour each. Where it shrinks, a pixel is the
+    mean of those that it covers, so that a line gets paler and has no gaps: of their
+    nearest pixels most of it would be lost. Where it grows these are taken: they add no
+    colour between two that mean something, and no blur.
+    """
+    if hint.shape[1] > size[0] or hint.shape[0] > size[1]:
+        return RESIZES["area"](hint, size)
+    return nearest(hint, size)
+
+
+def fitted_hint(hint, image):
+    """A hint [h, w, 3] of the size of its image [H, W, 3].
+
+    Raises decoding.Unreadable unless their sides are in the same ratio, or in one that
+    rounding a side to whole pixels makes of it.
+    """
+    (h, w), (height, width) = hint.shape[:2], image.shape[:2]
+    if abs(h * width - w * height) >= max(h, w, height, width):
+        raise decoding.Unreadable(
+            f"it has {w} x {h} pixels, its picture {width} x {height}: that is another "
+            "ratio, so nobody knows what lies where"
+        )
+    return hint if (h, w) == (height, width) else resized_hint(hint, (width, height))
 
 
 @dataclasses.dataclass(frozen=True)

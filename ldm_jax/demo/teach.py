@@ -23,7 +23,7 @@ import numpy as np
 import optax
 import tqdm
 
-from ldm_jax import config_saved, inputs, system
+from ldm_jax import config_saved, system, tokenizers
 from ldm_jax.data import latents, sprites
 from ldm_jax.weights import own
 
@@ -127,7 +127,7 @@ def main(folder, weights, out, steps=STEPS):
 
     kept = latents.open_kept(folder, {})
     examples = (kept[i] for i in tqdm.trange(len(kept), desc="captions"))
-    told = lessons(examples, inputs.words(config.cond_stage))
+    told = lessons(examples, tokenizers.load(config.cond_stage))
     taught, _ = teach(encode, params["cond_stage"], told, int(steps))
     params["cond_stage"] = jax.device_get(taught)
     own.save_weights(pathlib.Path(out), params, config.to_dict(), meta)

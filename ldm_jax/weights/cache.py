@@ -9,7 +9,11 @@ from ldm_jax import trees
 from ldm_jax.weights import own
 
 # File name in the cache -> what `python -m ldm_jax.fetch` calls it.
-FETCHED = {"vgg16.safetensors": "lpips", "alexnet.safetensors": "lpips"}
+FETCHED = {
+    "vgg16.safetensors": "lpips",
+    "alexnet.safetensors": "lpips",
+    "hed.safetensors": "hed",
+}
 
 
 def folder():
@@ -43,10 +47,11 @@ def refusal(net):
 
 
 def load(net):
-    """Parameters of `models.perceptual` ('alexnet' or 'vgg16'): nested dict, numpy.
+    """Parameters of `models.perceptual` ('alexnet', 'vgg16') or 'hed': dict of numpy.
 
-    `frozen.perceptual` holds them to the network's shapes. Raises ValueError, which
-    says what to do, for a file that is damaged or has numbers that are not finite.
+    `frozen.perceptual` and `edges.parameters` hold them to the network's shapes. Raises
+    ValueError, which says what to do, for a file that is damaged or has numbers that
+    are not finite.
     """
     file = path(f"{net}.safetensors")
     try:
