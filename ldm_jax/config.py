@@ -46,7 +46,7 @@ def _first_stage():
 
 def _unet():
     return dict(
-        out_channels=3,  # the latent's; a judge's things and segments
+        out_channels=3,  # the latent's; a judge's, of all that it reads
         channels=192,  # width of level 0
         mult=(1, 2, 4),  # width of each level, in channels
         blocks=2,  # residual blocks per level

@@ -22,7 +22,7 @@ from ldm_jax import (
 )
 from ldm_jax import config as config_lib
 from ldm_jax import system as system_lib
-from ldm_jax.exchange import opening, plans
+from ldm_jax.exchange import opening, plans, transfer
 from ldm_jax.weights import own
 
 EMBEDDED = "demo:text_to_image.safetensors"
@@ -196,6 +196,29 @@ def from_checkpoint(checkpoint):
         params |= frozen.load(config, system)
     label = opening.digest(checkpoint.opened) + " averaged" * checkpoint.average
     return _placed(config, system, params, label, str(checkpoint.opened.path))
+
+
+def chosen(
+    config, workdir, weights, checkpoint, overrides, check, variant=None, average=False
+):
+    """The Model of a run, a file of ours or a released one, whichever is named.
+
+    check: (config) raises before anything is read; the rest as of `configured` and
+    `open_checkpoint`.
+    """
+    ours = checkpoint and transfer.file_of_ours(checkpoint)
+    if (average or variant) and (ours or not checkpoint):
+        raise ValueError("--average and --variant are of a released --checkpoint")
+    if checkpoint and (workdir or weights):
+        raise ValueError("--checkpoint excludes --workdir and --weights: name one")
+    if ours or not checkpoint:
+        weights = ours or (weights and transfer.file_of_ours(weights)) or weights
+        config = configured(config, workdir, weights, overrides)
+        check(config)
+        return load(config, workdir, weights)
+    released = open_checkpoint(checkpoint, config, overrides, variant, average)
+    check(released.config)
+    return from_checkpoint(released)
 
 
 def keys(seed, indices):

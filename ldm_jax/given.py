@@ -5,8 +5,8 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from ldm_jax import class_names
-from ldm_jax.data import decoding, layout
+from ldm_jax import class_names, control, names
+from ldm_jax.data import decoding, hints, layout
 
 # The flags that each kind of cond_stage needs.
 NEEDS = {
@@ -14,7 +14,11 @@ NEEDS = {
     "segmentation": ("segmentation",),
     "low_res": ("image",),
 }
+# What is found in a picture itself; and the hints that are lines on black.
+FOUND = {"canny": hints.canny, "hough": hints.hough, "scribble": hints.scribble}
+LINES = (*FOUND, "hed", "fake_scribble")
 HOLES = ("mask", "keep", "outpaint")  # one of them says where an --image changes
+HINTED = ("hint", "annotate")  # of models with control branches
 PURPOSES = {
     "image": "for super-resolution and to change a picture",
     "layout": "of layout-to-image models",
@@ -27,7 +31,8 @@ def read(config, files):
     """{name of a batch: array without its first axis} of what the flags name, or {}.
 
     files: {"image", "mask", "keep", "layout", "segmentation": path or None, "outpaint":
-    (left, top, right, bottom) in pixels or None}. Raises ValueError where the model
+    (left, top, right, bottom) in pixels or None, "hint": paths, "annotate": whether
+    those are pictures of which hints are to be made}. Raises ValueError where the model
     takes no such file, one is missing, is no picture, or what is in it does not fit;
     FileNotFoundError.
     """
@@ -35,6 +40,8 @@ def read(config, files):
     needed, changes = NEEDS.get(section.kind, ()), section.kind != "low_res"
     known = (*needed, "image", *HOLES) if changes else needed
     for name, path in files.items():
+        if name in HINTED:
+            continue
         if path and name not in known:
             raise ValueError(f"--{name} is {PURPOSES[name]}; this model is none")
         if not path and name in needed:
@@ -47,7 +54,46 @@ def read(config, files):
         told["segmentation"] = _segmentation(config, files["segmentation"])
     if section.kind == "layout":
         told["tokens"] = _layout(config, files["layout"])
-    return told
+    return told | _hints(config, files.get("hint", ()), files.get("annotate", False))
+
+
+def _hints(config, paths, annotate):
+    """{the batch's name of a hint: uint8 [S, S, 3]}, none or all of a model's."""
+    known = config.control.hints
+    if annotate and not paths:
+        raise ValueError("--annotate makes hints of pictures: name them by --hint")
+    if len(paths) not in (0, len(known)):
+        told = f"hears {', '.join(known)}" if known else "hears none: name --control"
+        raise ValueError(
+            f"{len(paths)} pictures are given as --hint, and this model {told}; one is "
+            "due for each, in that order"
+        )
+    return {
+        control.key(name): _hint(name, path, config.data.image_size, annotate)
+        for name, path in zip(known, paths, strict=False)
+    }
+
+
+def _hint(name, path, size, annotate):
+    """The middle square of a hint, or of what is found in a picture."""
+    if annotate:
+        find = names.pick(FOUND, name)
+        picture = _opened("hint", path, decoding.picture)
+        return find(_square(picture, size, Image.Resampling.LANCZOS))
+    picture = np.asarray(_opened("hint", path, _on_black))
+    side = min(picture.shape[:2])
+    top, left = ((length - side) // 2 for length in picture.shape[:2])
+    hint = picture[top : top + side, left : left + side]
+    if name in LINES and np.mean(hint > 127) > 0.5:
+        raise ValueError(
+            f"--hint {path} is mostly white, and {name} has white lines on black: "
+            "invert it, or make a hint of a picture by --annotate"
+        )
+    return hint if side == size else hints.resized(hint, size, size, name)
+
+
+def _on_black(data):
+    return decoding.picture(data, ground=decoding.BLACK)
 
 
 def _changed(config, files):

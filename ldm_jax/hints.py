@@ -185,7 +185,7 @@ def main(argv):
         network()  # what is wrong with it is wrong with no picture
     for path, out in tqdm.tqdm(made, unit="file", disable=len(made) == 1):
         pictures.save_png(out, make(path))
-    print(f"{len(made)} of {KIND.value}: {target.absolute()}")
+    print(f"{len(made)} by {KIND.value}: {target.absolute()}")
 
 
 if __name__ == "__main__":

@@ -138,10 +138,10 @@ def joints_of(logits):
     return jnp.stack([(at % width + 0.5) / width, (at // width + 0.5) / height], -1)
 
 
-def found(joints, truth, side):
-    """Which visible joints lie near their truth: [B, J, 2], [B, J, 3] -> [B, J].
+def near(joints, truth, side):
+    """Which visible joints are near their truth: [B, J, 2], [B, J, 3] -> [B, J].
 
-    Near is within NEAR places, of which a picture has `side` a side.
+    That is within NEAR places, of which a picture has `side` a side.
     """
     far = jnp.linalg.norm(joints - truth[..., :2], axis=-1) * side
     return (far <= NEAR) & (truth[..., 2] > 0)
@@ -171,7 +171,7 @@ def _joints_error(logits, batch, balance):
 def _joints_right(logits, batch):
     """Numbers of joints, whose ratio is the share: a picture may show none."""
     truth = batch["joints"]
-    right = found(joints_of(logits), truth, logits.shape[1])
+    right = near(joints_of(logits), truth, logits.shape[1])
     return {
         "joints_found": jnp.sum(right, axis=1, dtype=jnp.float32),
         "joints_visible": jnp.sum(truth[..., 2], axis=1),

@@ -167,11 +167,14 @@ def warn_of_changes(config, saved, sections=None):
     saved: the JSON of the config then, perhaps of an older base; sections: the only
     ones that count.
     """
+    joined = config.task == "latent_diffusion" and config.sample.branches
     both = (config.to_dict(), config_saved.completed(json.loads(saved)))
     now, then = (config_rules.flat(tree) for tree in both)
     for key in sorted(now.keys() | then.keys()):
         counts = sections is None or key.split(".")[0] in sections
         counts = counts and key not in BY_HASH
+        # What is joined when sampling was trained by itself, with its own `control`.
+        counts = counts and not (joined and key.startswith("control."))
         if counts and now.get(key) != then.get(key):
             cli.say(f"{key} is {now.get(key)!r}; it was trained with {then.get(key)!r}")
 

@@ -30,6 +30,12 @@ each. --shard writes files of so many pictures, which training reads by
 A picture may be changed: as a whole (--image --strength=0.6), in a hole (--image
 --mask), or beyond its edges (--image --outpaint), by any model but super-resolution.
 
+A picture of edges, depth, a pose, ... may say where things are, by a control branch for
+each, the one that ships or yours:
+
+  python -m ldm_jax.sample --control=demo:canny.safetensors --hint=edges.png \\
+      --prompt="a fox on snow" --set=hint_strengths=[0.8] --set=hint_weighting=guess
+
 Models of the other tasks are told what to draw by --label (class), --layout (boxes),
 --segmentation (semantic map), --image (super-resolution), --image and --mask
 (in-painting):
@@ -67,6 +73,7 @@ from ldm_jax import (
     grids,
     interactive,
     jobs,
+    joining,
     knobs,
     orders,
     samplers,
@@ -74,7 +81,6 @@ from ldm_jax import (
     tokenizers,
 )
 from ldm_jax import config as config_lib
-from ldm_jax.exchange import transfer
 
 CONFIG = cli.define_config(required=False)
 WORKDIR = cli.define_workdir(required=False)
@@ -126,6 +132,13 @@ OUTPAINT = flags.DEFINE_list(
     None,
     "LEFT,TOP,RIGHT,BOTTOM pixels of --image that are painted around it; the whole is "
     "then brought to --image_size.",
+)
+CONTROL = cli.define_control()
+HINT = flags.DEFINE_multi_string(
+    "hint", [], "The picture that a control branch hears; one for each."
+)
+ANNOTATE = flags.DEFINE_bool(
+    "annotate", False, "Find edges, lines or strokes in --hint first."
 )
 N = flags.DEFINE_integer("n", 1, "Pictures of each prompt.", lower_bound=1)
 SEED = flags.DEFINE_integer(
@@ -210,30 +223,9 @@ def overrides():
         "strength": STRENGTH.value,
         "data.image_size": IMAGE_SIZE.value,
         "cond_stage.length": LENGTH.value,
+        **joining.with_branches(CONTROL.value),
         **dict(map(orders.setting, SET.value)),
     }
-
-
-def load():
-    """The generation.Model of the flags, which are checked before it is read."""
-    ours = CHECKPOINT.value and transfer.file_of_ours(CHECKPOINT.value)
-    if (AVERAGE.value or VARIANT.value) and (ours or not CHECKPOINT.value):
-        raise ValueError("--average and --variant are of a released --checkpoint")
-    if CHECKPOINT.value and (WORKDIR.value or WEIGHTS.value):
-        raise ValueError("--checkpoint excludes --workdir and --weights: name one")
-    if ours or not CHECKPOINT.value:
-        weights = ours or (WEIGHTS.value and transfer.file_of_ours(WEIGHTS.value))
-        weights = weights or WEIGHTS.value
-        config = generation.configured(
-            CONFIG.value, WORKDIR.value, weights, overrides()
-        )
-        check(config)
-        return generation.load(config, WORKDIR.value, weights)
-    checkpoint = generation.open_checkpoint(
-        CHECKPOINT.value, CONFIG.value, overrides(), VARIANT.value, AVERAGE.value
-    )
-    check(checkpoint.config)
-    return generation.from_checkpoint(checkpoint)
 
 
 def check(config):
@@ -284,6 +276,8 @@ def files():
         "outpaint": OUTPAINT.value and orders.margins(OUTPAINT.value),
         "layout": LAYOUT.value,
         "segmentation": SEGMENTATION.value,
+        "hint": tuple(HINT.value),
+        "annotate": ANNOTATE.value,
     }
 
 
@@ -308,7 +302,11 @@ def main(argv):
     began = time.perf_counter()
     prompts, said = asked()
     jobs.check_folder(OUT.value, empty=INTERACTIVE.value)
-    model = embeddings.added(load(), EMBEDDING.value)
+    model = generation.chosen(
+        *(CONFIG.value, WORKDIR.value, WEIGHTS.value, CHECKPOINT.value),
+        *(overrides(), check, VARIANT.value, AVERAGE.value),
+    )
+    model = embeddings.added(model, EMBEDDING.value)
     varies = VARIATION.value is not None
     wanted = album.Wanted(
         prompts=() if INTERACTIVE.value else prompts,

@@ -116,8 +116,8 @@ def test_a_judge_learns_what_it_reads_alone(name):
 def test_a_joint_is_within_reach_or_not():
     truth = jnp.asarray([[[0.5, 0.5, 1]] * 3 + [[0.5, 0.5, 0]]])
     joints = jnp.asarray([[[0.5, 0.59], [0.57, 0.57], [0.5, 0.6], [0.5, 0.5]]])
-    found = judge_loss.found(joints, truth, 16)
-    np.testing.assert_array_equal(found, [[True, False, False, False]])
+    near = judge_loss.near(joints, truth, 16)
+    np.testing.assert_array_equal(near, [[True, False, False, False]])
 
 
 def test_a_reader_says_depth_and_joints(built):

@@ -233,6 +233,6 @@ def test_the_reader_that_ships_sees_depth_and_people():
         judge_loss.correlation(x, truth["depth"]).mean() for x in (found["depth"], even)
     )
     assert seen > 0.97 and usual < 0.95
-    right = judge_loss.found(found["joints"], truth["joints"], 16)
+    right = judge_loss.near(found["joints"], truth["joints"], 16)
     visible = truth["joints"][..., 2].sum()
     assert visible > 36 and right.sum() / visible > 0.9

@@ -14,17 +14,17 @@ LARGEST = Image.MAX_IMAGE_PIXELS  # 89 million: Pillow's bound of what may be a 
 # What decoders raise for bytes that somebody cut, overwrote or made up.
 DAMAGED = (OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError)
 DAMAGED += (IndexError, KeyError, OverflowError, struct.error, zlib.error)
-WHITE = (255, 255, 255, 255)
+WHITE, BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
 
 
 class Unreadable(ValueError):
     """A file that is no picture, or none that can be trained on; it says why."""
 
 
-def picture(data, least=1):
+def picture(data, least=1, ground=WHITE):
     """uint8 [H, W, 3] of a file's bytes, upright.
 
-    16 bits become 8, inks and gray colours, what is transparent lies on white, of what
+    16 bits become 8, inks and gray colours, what is transparent lies on ground, of what
     moves it is the first frame, and a camera's note of how it was held is followed.
     Raises Unreadable for anything else: a damaged file, one that is cut off, more than
     LARGEST pixels, or a side of less than `least`.
@@ -36,7 +36,7 @@ def picture(data, least=1):
         raise Unreadable("its numbers are floating: nobody says which is white")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return np.asarray(image.convert("RGB"))
 
 

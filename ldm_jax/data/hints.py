@@ -70,7 +70,8 @@ def fake_scribble(edges):
     """As if drawn by hand: thick, even lines from HED's soft uint8 [H, W].
 
     gradio_fake_scribble2image.py: thinned at deviation 3 and threshold 127, blurred at
-    deviation 3, and white wherever something is left (above 4).
+    deviation 3, and white wherever something is left (above 4). Deviations are in
+    pixels of some 512 a side, whatever the size: on small pictures lines run together.
     """
     thin = WHITE * np.uint8(thinned(edges, 127, 3.0))
     return _three(WHITE * np.uint8(cv2.GaussianBlur(thin, (0, 0), 3.0) > 4))
@@ -185,7 +186,7 @@ def resized(image, height, width, kind="picture"):
 
 
 # How a picture or hint is resized; None: by whether it grows.
-RESIZES = {name: None for name in ("picture", "canny", "scribble")}
+RESIZES = {name: None for name in ("picture", "canny", "scribble", "given")}
 RESIZES |= dict.fromkeys(("hed", "fake_scribble", "depth", "normal"), cv2.INTER_LINEAR)
 RESIZES |= dict.fromkeys(("hough", "segmentation", "ade20k", "pose"), cv2.INTER_NEAREST)
 
@@ -241,5 +242,8 @@ HINTS = {
         lambda e, rng: skeletons.pose(e["joints"], *e["image"].shape[:2]),
         ("joints", "image"),
     ),
-    "given": Hint(lambda e, rng: e["hint"], ("hint",)),
+    # What others found in pictures, as a data set of pairs has it.
+    **dict.fromkeys(
+        ("given", "hed", "fake_scribble"), Hint(lambda e, rng: e["hint"], ("hint",))
+    ),
 }

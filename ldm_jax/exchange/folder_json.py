@@ -159,6 +159,22 @@ def unet(config):
     return told
 
 
+# Of a UNet's file, what a ControlNetModel's does not have.
+UNBRANCHED = ("out_channels", "sample_size", "up_block_types")
+
+
+def branch(config):
+    """{"config.json": text}: a ControlNetModel for a config's UNet, a folder alone."""
+    told = {k: v for k, v in unet(config).items() if k not in UNBRANCHED}
+    told |= {
+        "_class_name": "ControlNetModel",
+        "conditioning_channels": 3,
+        "conditioning_embedding_out_channels": list(config.control.channels),
+        "controlnet_conditioning_channel_order": "rgb",
+    }
+    return {"config.json": json.dumps(told, indent=2) + "\n"}
+
+
 def vae(config):
     """Of AutoencoderKL."""
     c = config.first_stage

@@ -16,6 +16,7 @@ from ldm_jax.weights import own, streaming
 
 DIFFUSION, FIRST_STAGE = "diffusion.safetensors", "first_stage.safetensors"
 CONTROL = "control.safetensors"
+BRANCH = ("hint", "first_stage", "base")  # what the file of a branch says of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Weights:
     config: object
     held: dict  # path of ours -> weights.tensors.Tensor
     origin: str  # for the header of what is written
+    # Of a branch of ours "hint", "first_stage" and "base", digests of what it was
+    # trained over; of a base of ours its "digest".
+    about: dict = dataclasses.field(default_factory=dict)
 
 
 def read(path, config=None, variant=None, average=False, say=print):
@@ -57,7 +61,8 @@ def _read_ours(path, config, say):
     source, saved, meta = own.open_weights(path)
     config = config_lib.check(config or config_saved.from_dict(saved))
     held = dict(source.tensors)
-    if meta.get("first_stage"):  # of a diffusion model, and in another file
+    branch = all(name.startswith("control/") for name in held)
+    if meta.get("first_stage") and not branch:  # of a diffusion model, in another file
         wanted, named = meta["first_stage"], config.first_stage.weights
         stage = frozen.located(named, path.parent, wanted)
         if not stage.is_file() or frozen.latents_of(stage) != wanted:
@@ -69,7 +74,9 @@ def _read_ours(path, config, say):
     if path.name == DIFFUSION and (path.parent / CONTROL).is_file():
         held |= own.open_weights(path.parent / CONTROL)[0].tensors
     say(f"{path}: weights of ldm_jax ({len(held)} arrays)")
-    return Weights(config, held, f"{own.digest(path)} ({path})")
+    digest = own.digest(path)
+    about = {key: meta[key] for key in BRANCH if key in meta} if branch else {}
+    return Weights(config, held, f"{digest} ({path})", about or {"digest": digest})
 
 
 def to_ours(weights, out, dtype):
@@ -96,7 +103,8 @@ def _save_ours(weights, parts, out, dtype):
     if parts[""]:
         own.save_arrays(out / DIFFUSION, parts[""], config.to_dict(), meta, dtype)
     if parts["control"]:
-        about = {"from": weights.origin}  # of no first stage
+        said = {key: weights.about[key] for key in BRANCH if key in weights.about}
+        about = {"from": weights.origin} | said
         own.save_arrays(out / CONTROL, parts["control"], config.to_dict(), about, dtype)
 
 
@@ -113,14 +121,20 @@ def to_original(weights, out, dtype):
 def to_diffusers(weights, out, dtype):
     """A folder that diffusers and transformers load."""
     check_target("diffusers", out)
-    weights = for_diffusers(weights)
+    if {path.split("/")[0] for path in weights.held} == {"control"}:
+        folder_json.check(weights.config)
+        files = folder_json.branch(weights.config)
+    else:
+        weights = for_diffusers(weights)
+        files = folder_json.files(weights.config)
     held = own.narrowed(weights.held, dtype)
     arrays = plans.outgoing(_rows(weights, "diffusers"), held)
     with whole_folder(out) as folder:
-        for path, text in folder_json.files(weights.config).items():
+        for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
         for component, tensors in arrays.items():
+            component = "" if component == "controlnet" else component
             text = component.startswith("text_encoder")
             name = "model" if text else "diffusion_pytorch_model"
             file = folder / component / f"{name}.safetensors"

@@ -1,0 +1,76 @@
+"""A control branch carried from the base it was trained over to another one.
+
+The branch's trunk began as its base's; what it learnt is the difference, and that is
+added to the other base's trunk (the original's tool_transfer_control.py):
+
+    new = branch + (other base - base)
+
+The hint's encoder and what connects the branch have no counterpart and stay.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ldm_jax.exchange import transfer
+from ldm_jax.weights import own
+
+TRUNK, COPY = "unet/trunk/", "control/trunk/"
+
+
+def moved(branch, base, other):
+    """The transfer.Weights of a branch for `other`, all three not read yet.
+
+    branch: may hold its base too, and then `base` may be None and the other base comes
+    with it. Raises ValueError where one of them lacks an array or has another shape.
+    """
+    if not any(path.startswith("control/") for path in branch.held):
+        raise ValueError(f"{branch.origin} holds no control branch")
+    whole = any(path.startswith(TRUNK) for path in branch.held)
+    if base is None and not whole:
+        raise ValueError(
+            f"{branch.origin} is a branch alone: name the model that it was trained "
+            "over by --base"
+        )
+    base = base or branch
+    wanted, given = branch.about.get("base"), base.about.get("digest")
+    if wanted and given and wanted != given:
+        raise ValueError(
+            f"{branch.origin} was trained over {wanted}, and --base is {given}"
+        )
+    held = {
+        path: _moved(path, tensor, base, other)
+        for path, tensor in branch.held.items()
+        if path.startswith("control/")
+    }
+    origin = f"{branch.origin} moved from {base.origin} to {other.origin}"
+    about = branch.about | {"base": other.about.get("digest", "")}
+    held = other.held | held if whole else held
+    config = other.config if whole else branch.config
+    return transfer.Weights(config, held, origin, about)
+
+
+def _moved(path, tensor, base, other):
+    if not path.startswith(COPY):
+        return tensor
+    there = TRUNK + path.removeprefix(COPY)
+    pair = []
+    for model in (other, base):
+        if there not in model.held:
+            raise ValueError(f"{model.origin} has no {there}, which the branch copied")
+        found = model.held[there]
+        if tuple(found.shape) != tuple(tensor.shape):
+            raise ValueError(
+                f"{there} of {model.origin} is {tuple(found.shape)}, the branch's copy "
+                f"{tuple(tensor.shape)}: they must be models of one shape"
+            )
+        pair.append(found)
+
+    def read():
+        new, old = (found.read().astype(np.float32) for found in pair)
+        return tensor.read().astype(np.float32) + (new - old)
+
+    floats = np.dtype("float32")
+    return own.narrowed(
+        {path: dataclasses.replace(tensor, dtype=floats, read=read)}, tensor.dtype
+    )[path]
