@@ -14,10 +14,12 @@ What came out is in docs/control.md.
 
 from ldm_jax import config
 
+VARIANTS = ("canny", "scribble", "segmentation", "depth", "pose")
+
 
 def get_config(hint="canny"):
     c = config.demo(steps=1_500)
-    c.data.name = "emoji_scenes"
+    c.data.name = "emoji_people" if hint == "pose" else "emoji_scenes"
     c.cond_stage.update(kind="text", drop=0.5, vocabulary="demo:vocab.txt", vocab=1067)
     c.cond_stage.update(length=80, width=128, depth=2, heads=4, head_channels=32)
     c.cond_stage.pooled = True

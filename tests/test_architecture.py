@@ -44,7 +44,8 @@ MATHS = {"schedule", "denoise", "guidance", "losses"}
 MATHS |= {"draws", "grids", "samplers", "multistep"}
 MAY_IMPORT = {
     **{name: {""} for name in COMMANDS | TOOLS},
-    "configs": {"config"},
+    "configs": {"config", "families"},
+    "families": {"config", "names"},
     "ldm_jax": set(),
     "config": {"config_rules", "names"},
     "config_saved": {"config"},
@@ -168,8 +169,8 @@ def import_problem(module, target):
     if within(target, ["ldm_jax"]) and not is_module(target):
         return f"imports {target}: import its module whole"
     if module.startswith("configs."):
-        alone = target == "ldm_jax.config"
-        return None if alone else f"imports {target}: configs import ldm_jax.config"
+        allowed = target in ("ldm_jax.config", "ldm_jax.families")
+        return None if allowed else f"imports {target}: configs import ldm_jax.config"
     if within(target, ["ldm_jax"]):
         return inner_problem(module, target.removeprefix("ldm_jax."))
     if within(target, FLAGS) and module not in MAY_USE_FLAGS:

@@ -84,8 +84,9 @@ def test_it_builds(c):
     trained, frozen = trees.split(shapes, c.train.trainable)
     assert helpers.count(trained) > 0
     # What is frozen comes from a file: a first stage, or what train.init also holds.
-    assert set(frozen) <= {"first_stage", "cond_stage"}
-    assert ("cond_stage" in frozen) == is_released(c)
+    locked = c.task == "latent_diffusion" and bool(c.control.hints)
+    assert set(frozen) <= {"first_stage", "cond_stage"} | ({"unet"} if locked else set())
+    assert ("cond_stage" in frozen) == (is_released(c) or locked)
 
     size = c.data.image_size
     image = built.batch["image"]

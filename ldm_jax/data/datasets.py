@@ -34,6 +34,7 @@ class Mixed:
 DRAWN = {
     "emoji_singles": singles.Singles,
     "emoji_scenes": scenes.Scenes,
+    "emoji_people": functools.partial(scenes.Scenes, people=True),
     "emoji_mixed": Mixed,
     "emoji_lessons": functools.partial(Mixed, parts=5, lesson=True),
 }

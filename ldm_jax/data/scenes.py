@@ -114,10 +114,11 @@ def _paint(canvas, window, pixels, thing, near):
     canvas.depth[window][solid] = 1 - near
 
 
-def _compose(rng, split, size, few):
+def _compose(rng, split, size, few, people):
     """One try: view, canvas and placed things, or None if too few found room."""
     view = backgrounds.random_view(rng)
-    chosen = things.draw(rng, split, view.ground == _WATER, few)
+    share = 1.0 if people else things.PERSON_SHARE
+    chosen = things.draw(rng, split, view.ground == _WATER, few, share)
     blank = np.zeros((size, size), np.uint8)
     canvas = Canvas(*backgrounds.draw(rng, view, size), blank, [])
     nears = np.sort(rng.uniform(0.12, 0.96, len(chosen)))
@@ -129,6 +130,8 @@ def _compose(rng, split, size, few):
     placed = [_seen(canvas, k, p) for k, p in enumerate(filter(None, placed))]
     names = [p.thing.name for p in placed]
     sprite = any(p.thing.figure is None for p in placed)
+    if people and all(p.thing.figure is None for p in placed):
+        return None
     if len(placed) < 2 or not sprite or things.forbidden(names) != (split == "heldout"):
         return None
     return view, canvas, placed
@@ -206,12 +209,14 @@ class Scenes:
     """Endless composed scenes; see labels.example for the arrays of an item.
 
     Those of a lesson hold fewer things, and their captions say more of where they are.
+    With `people` there is a person in each, else in 15%.
     """
 
     split: str
     seed: int
     image_size: int
     lesson: bool = False
+    people: bool = False
 
     def __len__(self):
         return labels.ENDLESS
@@ -219,7 +224,8 @@ class Scenes:
     def __getitem__(self, index):
         rng = labels.rng(self.seed, self.split, index)
         size = self.image_size
-        while (scene := _compose(rng, self.split, size, self.lesson)) is None:
+        kind = self.lesson, self.people
+        while (scene := _compose(rng, self.split, size, *kind)) is None:
             pass
         view, canvas, placed = scene
         by_area = sorted(placed, key=lambda p: -p.area)

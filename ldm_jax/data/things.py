@@ -9,7 +9,7 @@ from ldm_jax.data import captions, labels, mannequin, sprites
 
 _PERSON = labels.CLASSES.index("person")
 _AIRCRAFT = labels.CLASSES.index("aircraft")
-_PERSON_SHARE = 0.19  # of the scenes on land: 15 % of all
+PERSON_SHARE = 0.19  # of the scenes on land: 15 % of all
 _AFLOAT = ("duck", "swan", "goose", "turtle", "crocodile", "hippopotamus", "frog")
 _SHARES = (0.34, 0.15, 0.12, 0.14, 0.17, 0.08)  # of the sprite classes
 
@@ -70,9 +70,9 @@ def _held_out_pairs(water):
     return pairs, [t for t in things if captions.held_out("person", t.name)]
 
 
-def _first_things(rng, split, water):
+def _first_things(rng, split, water, people):
     """What a scene starts from: one thing, or a held-out pair."""
-    person = not water and rng.random() < _PERSON_SHARE
+    person = not water and rng.random() < people
     if split == "train":
         return [_draw_person(rng) if person else _draw_sprite(rng, water)]
     pairs, beside_person = _held_out_pairs(water)
@@ -81,13 +81,14 @@ def _first_things(rng, split, water):
     return list(pairs[rng.integers(len(pairs))])
 
 
-def draw(rng, split, water, few=False):
+def draw(rng, split, water, few=False, people=PERSON_SHARE):
     """2 to 5 different things; no held-out pair in 'train', at least one otherwise.
 
     Every number is as frequent as the others; with few, it is the smaller of two drawn.
+    people: the share of scenes on land with a person.
     """
     count = min(rng.integers(2, labels.MAX_OBJECTS + 1, size=2 if few else 1))
-    things = _first_things(rng, split, water)
+    things = _first_things(rng, split, water, people)
     while len(things) < count:
         new = _draw_sprite(rng, water)
         names = [thing.name for thing in things]
