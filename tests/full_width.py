@@ -35,7 +35,8 @@ import torch
 import transformers
 
 from ldm_jax import names, system
-from ldm_jax.exchange import plans
+from ldm_jax.exchange import folder_json, plans
+from ldm_jax.exchange import released as exchange_released
 from ldm_jax.models import autoencoder, clip, text, unet
 from ldm_jax.weights import safetensors_files
 
@@ -56,6 +57,7 @@ class Network:
     layout: str = "diffusers"
     rename: Callable = lambda name: name  # torch's name -> the file's
     meta: bool = True  # whether torch can build it without memory
+    parts: tuple = ("",)  # how the names begin of several equal networks in one
 
 
 def of_unet(config, name, side, context, pooled=0):
@@ -76,6 +78,52 @@ def of_unet(config, name, side, context, pooled=0):
         return kind.from_config(released.config(f"diffusers/{name}"))
 
     return Network(config, "unet", build, theirs, ours)
+
+
+def of_branches(config, side, context, pooled=0, parts=("",)):
+    """ControlNetModels for the UNet of a config, as our own folders describe them.
+
+    Several in a MultiControlNetModel, each with a hint and a strength of its own; the
+    sum of what they add.
+    """
+    case = parity_models.Case({}, None, {}, context=context, pooled=pooled)
+    told = parity_models.told(case, side, side)
+    gen = torch.Generator().manual_seed(4)
+    hints = [torch.rand(2, 3, 8 * side, 8 * side, generator=gen) for _ in parts]
+    loud = [1.0, 0.7][: len(parts)]
+
+    def build():
+        settings = json.loads(folder_json.branch(config())["config.json"])
+        nets = [diffusers.ControlNetModel.from_config(settings) for _ in parts]
+        return nets[0] if len(nets) == 1 else diffusers.MultiControlNetModel(nets)
+
+    def theirs(net):
+        several = len(parts) > 1
+        skips, middle = net(
+            *(told.z, told.t, told.context),
+            hints if several else hints[0],
+            loud if several else loud[0],
+            added_cond_kwargs=told.added,
+            return_dict=False,
+        )
+        return {str(i): parity.nhwc(x) for i, x in enumerate([*skips, middle])}
+
+    def ours(config):
+        net = system.branch(config)
+        z, t, context, vector = parity_models.arguments(told)
+
+        def run(params):
+            branches = params if len(parts) > 1 else [params]
+            heard = zip(branches, map(parity.nhwc, hints), loud, strict=True)
+            added = []
+            for one, hint, strength in heard:
+                said = net.apply({"params": one}, z, t, hint, context, vector)
+                added.append([strength * x for x in said])
+            return {str(i): sum(x) for i, x in enumerate(zip(*added, strict=True))}
+
+        return run
+
+    return Network(config, "control", build, theirs, ours, parts=parts)
 
 
 def of_stage(config, kind, name, height, width):
@@ -215,6 +263,10 @@ NETWORKS = {
     "sd1-unet": of_unet(SD1, "unet-sd1", 32, 768),
     "sd2-unet": of_unet(SD2, "unet-sd2", 32, 1024),
     "sdxl-unet": of_unet(XL, "unet-sdxl", 32, 2048, 1280),
+    "sd1-control": of_branches(SD1, 32, 768),
+    "sd2-control": of_branches(SD2, 32, 1024),
+    "sdxl-control": of_branches(XL, 16, 2048, 1280),
+    "two-controls": of_branches(SD1, 16, 768, parts=("nets.0.", "nets.1.")),
     "kl-f8": of_stage(SD1, KL, "vae-sd1", 64, 128),
     "vq-f4": of_stage(model("celeba256"), VQ, "vqvae-ldm-celebahq-256", 64, 96),
     "clip-l": of_clip(SD1),
@@ -263,17 +315,29 @@ def run_torch(network, folder):
 def run_jax(network, folder):
     """(relative L2, largest error) of what we say with those weights, the worst."""
     config = network.config()
-    rows = parity.rows(config, network.layout, network.role)
+    if network.role == "control":
+        rows = exchange_released.control_rows(config, network.layout)
+    else:
+        rows = parity.rows(config, network.layout, network.role)
     (component,) = rows
     source = safetensors_files.open_safetensors(folder / WEIGHTS)
-    held = {network.rename(name): tensor for name, tensor in source.tensors.items()}
-    source = dataclasses.replace(source, tensors=held)
-    tensors = plans.tensors_of(plans.plan(rows, {component: source}))
-    params = {
-        path.removeprefix(f"{network.role}/"): jax.device_put(tensor.read())
-        for path, tensor in tensors.items()
-    }
-    params = traverse_util.unflatten_dict(params, sep="/")
+
+    def read(part):
+        held = {
+            network.rename(name.removeprefix(part)): tensor
+            for name, tensor in source.tensors.items()
+            if name.startswith(part)
+        }
+        whole = dataclasses.replace(source, tensors=held)
+        tensors = plans.tensors_of(plans.plan(rows, {component: whole}))
+        params = {
+            path.removeprefix(f"{network.role}/"): jax.device_put(tensor.read())
+            for path, tensor in tensors.items()
+        }
+        return traverse_util.unflatten_dict(params, sep="/")
+
+    params = [read(part) for part in network.parts]
+    params = params if len(params) > 1 else params[0]
     found = jax.jit(network.ours(config))(params)
     expected = np.load(folder / THEIRS)
     assert found.keys() == set(expected.files)

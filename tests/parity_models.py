@@ -197,11 +197,11 @@ def arguments(told):
     return parity.nhwc(told.z), parity.plain(told.t), context, vector
 
 
-def torch_controlnet(case):
+def torch_controlnet(case, seed=6):
     """A branch for the UNet of a case."""
     arguments = dict(case.arguments)
     del arguments["up_block_types"]
-    return parity.fill(diffusers.ControlNetModel(in_channels=4, **arguments), seed=6)
+    return parity.fill(diffusers.ControlNetModel(in_channels=4, **arguments), seed=seed)
 
 
 def torch_stage(kind, gain=1.0, **arguments):

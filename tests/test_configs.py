@@ -85,7 +85,9 @@ def test_it_builds(c):
     assert helpers.count(trained) > 0
     # What is frozen comes from a file: a first stage, or what train.init also holds.
     locked = c.task == "latent_diffusion" and bool(c.control.hints)
-    assert set(frozen) <= {"first_stage", "cond_stage"} | ({"unet"} if locked else set())
+    assert set(frozen) <= {"first_stage", "cond_stage"} | (
+        {"unet"} if locked else set()
+    )
     assert ("cond_stage" in frozen) == (is_released(c) or locked)
 
     size = c.data.image_size

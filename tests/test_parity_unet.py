@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import diffusers
 import helpers
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import parity_models
 import pytest
 import torch
 
-from ldm_jax import system, trees
+from ldm_jax import denoise, system, trees
 from ldm_jax.exchange import released
 from ldm_jax.models import controlnet, unet
 
@@ -134,3 +135,49 @@ def test_controlnet():
     params = parity.params(c, "diffusers", other.state_dict(), "unet")
     found = helpers.apply(net, params, z, t, context, vector, residuals)
     parity.assert_same(found, expected, "the controlled UNet")
+
+
+def test_two_controlnets_add_up_as_in_diffusers():
+    """MultiControlNetModel, each with its hint and strength."""
+    c, _ = configured(parity_models.SD1)
+    c.control.hints = ("canny", "depth")
+    inputs = parity_models.told(parity_models.SD1)
+    gen = torch.Generator().manual_seed(5)
+    hints = [torch.rand(2, 3, 64, 128, generator=gen) for _ in range(2)]
+    nets = [
+        parity_models.torch_controlnet(parity_models.SD1, seed=seed) for seed in (6, 7)
+    ]
+    both = diffusers.MultiControlNetModel(nets)
+    loud = [1.0, 0.7]
+    with torch.inference_mode():
+        skips, middle = both(
+            *(inputs.z, inputs.t, inputs.context, hints, loud), return_dict=False
+        )
+
+    rows = released.control_rows(c, "diffusers")
+    (component,) = rows
+    params = {
+        name: parity.read(rows, {component: net.state_dict()})["control"]
+        for name, net in zip(c.control.hints, nets, strict=True)
+    }
+    z, t, context, vector = parity_models.arguments(inputs)
+    count = len(skips) + 1
+    cond = denoise.Cond(
+        context=context,
+        vector=vector,
+        hints=dict(zip(c.control.hints, map(parity.nhwc, hints), strict=True)),
+        strengths={
+            name: jnp.full((2, count), x)
+            for name, x in zip(c.control.hints, loud, strict=True)
+        },
+    )
+
+    def told(params, z_t, t, cond, rng=None):
+        return cond.residuals
+
+    for name in c.control.hints:
+        listener = controlnet.ControlNet(system.arch_of_unet(c))
+        told = denoise.with_control(told, listener, name)
+    found = jax.jit(told)(params, z, t, cond)
+    for i, (ours, theirs) in enumerate(zip(found, [*skips, middle], strict=True)):
+        parity.assert_same(ours, parity.nhwc(theirs), f"residual {i}")

@@ -1,0 +1,494 @@
+"""Runs of control branches: begun with a base, exported, joined to it, resumed."""
+
+import json
+import types
+
+import commands
+import helpers
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+import tiny_text_to_image
+
+from ldm_jax import (
+    config,
+    control,
+    exporting,
+    frozen,
+    generation,
+    given,
+    inputs,
+    joining,
+    metrics,
+    runs,
+    sharding,
+    system,
+    train,
+    trees,
+)
+from ldm_jax import prompts as prompts_lib
+from ldm_jax.data import hints
+from ldm_jax.weights import own
+
+PROMPTS = ("a fox", "an owl", "a castle", "a red apple")
+STEPS = 3
+
+
+def config_of(base, names=("canny",), **changes):
+    c = tiny_text_to_image.get_config()
+    c.first_stage.weights = str(base.stage)
+    c.cond_stage.drop = 0.5
+    c.control.update(hints=names, channels=(4, 8))
+    c.train.update(steps=STEPS, checkpoint_every=100, validate_every=100)
+    c.train.update(picture_every=100, trainable=names[:1], init=str(base.file))
+    c.train.update(changes)
+    return config.check(c)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A model of random weights in a file, and its first stage in another."""
+    folder = tmp_path_factory.mktemp("base")
+    stage = commands.first_stage(folder / "stage.safetensors")
+    c = commands.config_on(stage)
+    shapes = jax.eval_shape(system.build(c).init, jax.random.key(0))
+    del shapes["first_stage"]
+    params = helpers.random_params(shapes, seed=3)
+    file = folder / "base.safetensors"
+    own.save_weights(file, params, c.to_dict(), {"first_stage": frozen.digest(c)})
+    return types.SimpleNamespace(folder=folder, stage=stage, file=file, params=params)
+
+
+def gap(a, b):
+    return helpers.largest_difference(a, b)
+
+
+def steps(c, workdir, count):
+    """Goes on with a run for so many steps; its last state, and the losses."""
+    run = runs.prepare(c, workdir)
+    step, losses = train.compile_step(run), []
+    with inputs.batches(c, tuple(run.system.batch), start=run.start) as batches:
+        for _ in range(count):
+            batch = sharding.put_batch(next(batches), run.mesh)
+            run.state, told = step(run.state, run.frozen, batch)
+            losses.append(float(told["loss"]))
+    runs.save(run, int(run.state.step))
+    run.manager.wait_until_finished()
+    run.manager.close()
+    return jax.device_get(run.state), losses
+
+
+@pytest.fixture(scope="module")
+def trained(base):
+    """A whole run of the command's, validated and drawn from at its end."""
+    c, workdir = config_of(base), base.folder / "run"
+    assert train.train(c, workdir) == 0
+    file = base.folder / "canny.safetensors"
+    meta = exporting.export(c, workdir, file, "float32", 0)
+    return types.SimpleNamespace(config=c, workdir=workdir, file=file, meta=meta)
+
+
+@pytest.fixture(scope="module")
+def depth(base):
+    """A branch of random weights for another hint, as `export` writes it."""
+    c = config_of(base, ("depth",))
+    params = helpers.random_params(
+        jax.eval_shape(system.init_control(c), jax.random.key(0)), seed=5
+    )
+    file = base.folder / "depth.safetensors"
+    meta = {"hint": "depth", "first_stage": frozen.digest(c)}
+    own.save_weights(file, {joining.BRANCH: params}, c.to_dict(), meta)
+    return file
+
+
+def joined(base, *named):
+    told = joining.with_branches(list(map(str, named)))
+    return generation.load(weights=base.file, overrides=told)
+
+
+def hinted(model):
+    """What a model is told: prompts, and hints of noise."""
+    gen, size = np.random.default_rng(0), model.config.data.image_size
+    batch = prompts_lib.arrays(model, PROMPTS)
+    for name in ("canny", "depth"):
+        batch[control.key(name)] = gen.integers(0, 256, (4, size, size, 3), np.uint8)
+    known = set(model.system.heldout) | {"negative_tokens"}
+    return {name: batch[name] for name in batch if name in known}
+
+
+def draw(model, leave=()):
+    batch = {k: v for k, v in hinted(model).items() if k not in leave}
+    keys = generation.keys(0, np.arange(4))
+    return np.concatenate([*generation.generate(model, batch, keys, 4)])
+
+
+@pytest.fixture(scope="module")
+def drawn(base, trained):
+    return draw(joined(base, trained.file))
+
+
+# A run
+
+
+def test_a_run_begins_as_the_base_is(base, tmp_path):
+    """The branch has its trunk, and says nothing; the rest is as in the file."""
+    run = runs.prepare(config_of(base), tmp_path)
+    run.manager.close()
+    branch = jax.device_get(run.state.params["canny"])
+    assert run.state.params.keys() == {"canny"}
+    assert gap(branch["trunk"], base.params["unet"]["trunk"]) == 0
+    for name, layer in branch.items():
+        if name.startswith(("zero_", "hint_out")):
+            assert not any(x.any() for x in layer.values()), name
+        elif name.startswith("hint_"):
+            assert layer["kernel"].any(), name
+    assert set(run.frozen) == {"first_stage", "unet", "cond_stage"}
+    for role, held in base.params.items():
+        assert gap(jax.device_get(run.frozen[role]), held) == 0, role
+
+
+def test_a_run_leaves_the_base_alone_and_says_how_it_goes(base, trained):
+    params, step = runs.latest_params(trained.config, trained.workdir)
+    assert step == STEPS
+    for role, held in base.params.items():
+        assert gap(jax.device_get(params[role]), held) == 0, role
+    branch = jax.device_get(params["canny"])
+    moved = gap(branch["trunk"], base.params["unet"]["trunk"])
+    assert 0 < moved < 0.1 and np.any(branch["zero_mid"]["kernel"])
+    rows = {row["kind"]: row for row in metrics.read(trained.workdir / "metrics.jsonl")}
+    said = rows["validation"]
+    assert all(said[f"residual_canny_{i:02}"] > 0 for i in range(3))
+    assert "residual_canny_03" not in said and np.isfinite(said["loss_simple"])
+    watched = rows["control"]
+    drifts = {f"drift_{colour}" for colour in ("red", "green", "blue")}
+    assert {"adherence_canny", *drifts} < watched.keys()
+    assert 0 <= watched["adherence_canny"] <= 1
+    with Image.open(trained.workdir / "pictures" / "0000003.png") as sheet:
+        assert sheet.width == 2 + 2 * 18 and sheet.height == 2 + 2 * 18
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_numbers(base, tmp_path):
+    c = config_of(base)
+    whole, losses = steps(c, tmp_path / "whole", STEPS)
+    _, first = steps(c, tmp_path / "parts", 1)
+    state, rest = steps(c, tmp_path / "parts", STEPS - 1)
+    assert first + rest == losses and len(set(losses)) == STEPS
+    assert gap(state.params, whole.params) == 0
+    assert gap(state.opt_state, whole.opt_state) == 0
+    assert int(state.step) == STEPS and gap(state.ema, state.params) > 0
+
+
+def test_another_base_under_a_run_is_refused(base, trained, tmp_path):
+    other = tmp_path / "other.safetensors"
+    params, saved, meta = own.load_weights(base.file)
+    params["unet"]["conv_out"]["bias"] += 1
+    own.save_weights(other, params, saved, meta)
+    c = trained.config.copy_and_resolve_references()
+    c.train.init = str(other)
+    with pytest.raises(ValueError, match="began with train.init .* is .* as it was"):
+        runs.prepare(c, trained.workdir)
+
+
+def test_a_locked_base_may_be_held_in_bfloat16(base, tmp_path):
+    """Half the memory; the loss is nearly the same. The branch is float32."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        c = config_of(base, frozen_dtype=dtype)
+        run = runs.prepare(c, tmp_path / dtype)
+        run.manager.close()
+        held = {
+            role: {x.dtype for x in jax.tree.leaves(run.frozen[role])}
+            for role in ("unet", "cond_stage", "first_stage")
+        }
+        wanted = {np.dtype(dtype)}
+        assert held["unet"] == held["cond_stage"] == wanted
+        assert held["first_stage"] == {np.dtype("float32")}
+        started = jax.tree.leaves(run.state.params)
+        assert {x.dtype for x in started} == {np.dtype("float32")}
+        keys = jax.random.split(jax.random.key(0), 4)
+        batch = helpers.random_batch(run.system.batch)
+        validate = jax.jit(run.system.validate)
+        found[dtype] = validate(trees.merge(run.state.params, run.frozen), keys, batch)
+        assert not any(found[dtype][f"residual_canny_{i:02}"].any() for i in range(3))
+    a, b = (np.asarray(found[dtype]["loss_simple"]) for dtype in found)
+    assert 0 < np.abs(a - b).max() < 0.05 * a.mean()
+
+
+def test_what_a_run_begins_with_must_have_its_base(base, depth, tmp_path):
+    c = config_of(base)
+    c.train.init = str(depth)
+    with pytest.raises(ValueError) as caught:
+        runs.prepare(c, tmp_path)
+    words = str(caught.value)
+    assert f"train.init {depth} does not fit" in words and "control/" in words
+    c.train.init = ""
+    with pytest.raises(
+        ValueError, match="neither in train.trainable .'canny',. nor lo"
+    ):
+        runs.prepare(c, tmp_path)
+    c.train.init = str(base.folder / "none.safetensors")
+    with pytest.raises(FileNotFoundError, match="none.safetensors"):
+        runs.prepare(c, tmp_path)
+
+
+def test_a_branch_in_the_file_is_taken_as_it_is(base, tmp_path):
+    """A whole model with a branch begins another run: that trunk stays, too."""
+    c = config_of(base, ("canny", "depth"))
+    shapes = jax.eval_shape(system.build(c).init, jax.random.key(0))
+    branch = helpers.random_params(shapes["canny"], seed=9)
+    file, meta = tmp_path / "both.safetensors", {"first_stage": frozen.digest(c)}
+    own.save_weights(file, base.params | {"canny": branch}, c.to_dict(), meta)
+    c.train.update(init=str(file), trainable=("depth",))
+    given, rest = frozen.start(c, system.build(c))
+    assert given.keys() == {"depth"} and given["depth"].keys() == {"trunk"}
+    read = lambda tree: jax.tree.map(lambda leaf: leaf.read(), tree)
+    assert gap(read(given["depth"]["trunk"]), base.params["unet"]["trunk"]) == 0
+    assert rest.keys() == {"unet", "cond_stage", "canny"}
+    assert gap(read(rest["canny"]), branch) == 0
+    c.train.redrawn = ("depth",)
+    assert frozen.start(c, system.build(c))[0] == {}
+
+
+# Its file
+
+
+def test_an_export_holds_the_branch_alone_and_says_of_what_it_is(base, trained):
+    params, saved, meta = own.load_weights(trained.file)
+    assert params.keys() == {"control"}
+    state, _ = runs.latest_params(trained.config, trained.workdir)
+    assert gap(params["control"], jax.device_get(state["canny"])) == 0
+    assert meta["hint"] == "canny" and meta["base"] == own.digest(base.file)
+    assert meta["first_stage"] == own.digest(base.stage)
+    assert meta["step"] == STEPS and saved["control"]["channels"] == [4, 8]
+    assert trained.meta["parameters"] == helpers.count(params)
+
+
+def test_an_unlocked_run_is_exported_whole(base, tmp_path):
+    """What also trains the base is no branch that joins any other."""
+    for patterns in (("canny", "unet/up_*"), ("unet",), ("canny", "depth")):
+        c = config_of(base, ("canny", "depth"), trainable=patterns)
+        assert exporting._branch_alone(c) is None
+    assert exporting._branch_alone(config_of(base, ("canny", "depth"))) == "canny"
+
+
+def test_the_branch_and_its_base_draw_what_the_run_draws(trained, drawn):
+    model = generation.load(trained.config, trained.workdir)
+    assert np.isfinite(drawn).all() and drawn.shape == (4, 16, 16, 3)
+    np.testing.assert_allclose(draw(model), drawn, atol=1e-5)
+
+
+def test_a_branch_that_hears_nothing_draws_what_the_base_draws(base, trained, drawn):
+    model = joined(base, trained.file)
+    np.testing.assert_allclose(
+        draw(model, leave=("hint_canny",)),
+        draw(generation.load(weights=base.file)),
+        atol=1e-5,
+    )
+    assert np.abs(draw(model, leave=("hint_canny",)) - drawn).max() > 1e-3
+
+
+def test_two_branches_are_heard_together(base, trained, depth, drawn):
+    """In the order in which they are named; each may be silenced."""
+    model = joined(base, trained.file, depth)
+    assert model.config.control.hints == ("canny", "depth")
+    assert model.params.keys() == {*base.params, "first_stage", "canny", "depth"}
+    both = draw(model)
+    assert np.isfinite(both).all() and np.abs(both - drawn).max() > 1e-2
+    model.config.sample.hint_strengths = (1.0, 0.0)
+    np.testing.assert_allclose(draw(model), drawn, atol=1e-5)
+
+
+REFUSED = {
+    "base": "base.safetensors holds no control branch, only ['cond_stage', 'unet']",
+    "unsaid": "does not say which hint it hears: name it, as canny=",
+    "unknown": "'cany' is not one of",
+    "twice": "two branches hear 'canny': ",
+    "unlike": "differ in their section control",
+    "schedule": "cannot join this model: its schedule is {",
+    "predicts": "cannot join this model: its loss is v, not eps",
+    "stage": "is of the latents of another first stage, 0123456789ab",
+    "wider": "control/hint_0/kernel saved (3, 3, 3, 6) wanted (3, 3, 3, 4)",
+    "no_file": "no weights file",
+    "no_weights": "is not a whole safetensors file",
+    "first_stage": "holds no control branch",
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_file_is_refused(base, trained, depth, tmp_path, case):
+    params, saved, meta = own.load_weights(trained.file)
+    path, named = tmp_path / "branch.safetensors", None
+    if case == "schedule":
+        saved["schedule"]["beta_end"] = 0.5
+    elif case == "predicts":
+        saved["loss"]["predicts"] = "v"
+    elif case == "stage":
+        meta["first_stage"] = "0123456789ab"
+    elif case == "unsaid":
+        del meta["hint"]
+    elif case in ("wider", "unlike"):
+        params["control"]["hint_0"]["kernel"] = np.zeros((3, 3, 3, 6))
+        if case == "unlike":
+            saved["control"]["channels"] = [6, 8]
+            named = [path, depth]
+    own.save_weights(path, params, saved, meta)
+    if case == "no_weights":
+        path.write_text("no weights")
+    named = named or {
+        "base": [f"canny={base.file}"],
+        "unknown": [f"cany={path}"],
+        "twice": [trained.file, f"canny={depth}"],
+        "no_file": [tmp_path / "none.safetensors"],
+        "first_stage": [f"canny={base.stage}"],
+    }.get(case, [path])
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        joined(base, *named)
+    assert REFUSED[case] in str(caught.value)
+
+
+def test_a_first_stage_model_is_told_to_be_no_branch(base, tmp_path):
+    """A file of another task has no section control."""
+    path = tmp_path / "stage.safetensors"
+    c = helpers.tiny_autoencoder_config()
+    own.save_weights(path, {"first_stage": {"a": np.zeros(1)}}, c.to_dict(), {})
+    with pytest.raises(ValueError, match="stage.safetensors"):
+        joining.with_branches([f"canny={path}"])
+
+
+def test_no_branch_changes_nothing():
+    assert joining.with_branches([]) == {}
+
+
+# What it hears
+
+
+def picture(path, array, mode=None):
+    image = Image.fromarray(np.asarray(array))
+    (image.convert(mode) if mode else image).save(path)
+    return str(path)
+
+
+def lines(size=16, wide=None):
+    """White lines on black."""
+    shown = np.zeros((size, wide or size, 3), np.uint8)
+    shown[size // 4], shown[:, size // 2] = 255, 255
+    return shown
+
+
+def read(names, paths, annotate=False):
+    c = helpers.tiny_config().copy_and_resolve_references()
+    c.control.hints = tuple(names)
+    nothing = dict.fromkeys(("image", "mask", "layout", "segmentation"))
+    return given.read(c, nothing | {"hint": tuple(paths), "annotate": annotate})
+
+
+def test_hints_are_read_in_the_order_of_the_branches(tmp_path):
+    shown = [lines(), np.full((16, 16, 3), 77, np.uint8)]
+    files = [picture(tmp_path / f"{i}.png", x) for i, x in enumerate(shown)]
+    found = read(("canny", "depth"), files)
+    assert list(found) == ["hint_canny", "hint_depth"]
+    for x, wanted in zip(found.values(), shown, strict=True):
+        np.testing.assert_array_equal(x, wanted)
+        assert x.dtype == np.uint8
+    assert read(("canny",), ()) == {} == read((), ())
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "LA"])
+def test_hints_of_other_modes_are_what_they_show(tmp_path, mode):
+    file = picture(tmp_path / "hint.png", lines(), mode)
+    found = read(("canny",), [file])["hint_canny"]
+    np.testing.assert_array_equal(found, lines())
+
+
+def test_sixteen_bits_become_eight_and_what_is_transparent_black(tmp_path):
+    deep = np.uint16(lines()[..., 0]) * 257
+    found = read(("depth",), [picture(tmp_path / "deep.png", deep)])["hint_depth"]
+    np.testing.assert_array_equal(found, lines())
+    clear = np.dstack([np.full((16, 16, 3), 255, np.uint8), lines()[..., 0]])
+    found = read(("canny",), [picture(tmp_path / "clear.png", clear)])["hint_canny"]
+    np.testing.assert_array_equal(found, lines())
+
+
+def test_hints_of_other_sizes_are_cut_to_their_middle_and_resized(tmp_path):
+    """As their kind is: maps keep their colours."""
+    wide = np.zeros((48, 90, 3), np.uint8)
+    wide[:, 21:45], wide[:, 45:69], wide[:, :21] = (6, 230, 230), (150, 5, 61), 200
+    file = picture(tmp_path / "map.png", wide)
+    found = read(("segmentation",), [file])["hint_segmentation"]
+    assert found.shape == (16, 16, 3)
+    assert (found[:, :8] == (6, 230, 230)).all() and (
+        found[:, 8:] == (150, 5, 61)
+    ).all()
+    smooth = read(("depth",), [file])["hint_depth"]
+    assert smooth.shape == (16, 16, 3)
+    tall = picture(tmp_path / "odd.png", lines()[:, 3:10].repeat(5, axis=0))
+    assert read(("canny",), [tall])["hint_canny"].shape == (16, 16, 3)
+    dot = picture(tmp_path / "dot.png", np.zeros((1, 1, 3), np.uint8))
+    assert not read(("canny",), [dot])["hint_canny"].any()
+
+
+def test_hints_are_found_in_pictures(tmp_path):
+    shown = np.full((16, 24, 3), 255, np.uint8)
+    shown[4:12, 8:16] = 0
+    file = picture(tmp_path / "photo.png", shown)
+    square = np.asarray(Image.fromarray(shown[:, 4:20]))
+    for name, find in given.FOUND.items():
+        found = read((name,), [file], annotate=True)[control.key(name)]
+        np.testing.assert_array_equal(found, find(square))
+        assert found.any()
+    with pytest.raises(ValueError, match="photo.png is mostly white, and canny has"):
+        read(("canny",), [file])
+
+
+def broken(tmp_path):
+    """{case: (hints, files, whether to annotate, words)}."""
+    good = picture(tmp_path / "good.png", lines())
+    whole = (tmp_path / "good.png").read_bytes()
+    files = {"empty": b"", "cut": whole[: len(whole) // 2], "text": b"a fox"}
+    for name, data in files.items():
+        (tmp_path / f"{name}.png").write_bytes(data)
+    at = lambda name: str(tmp_path / f"{name}.png")
+    inverted = picture(tmp_path / "inverted.png", 255 - lines())
+    floating = tmp_path / "floating.tiff"
+    Image.fromarray(np.zeros((16, 16), np.float32)).save(floating)
+    one, two = ("canny",), ("canny", "depth")
+    return {
+        "empty": (one, [at("empty")], False, "--hint .*empty.png: it is none of JPEG"),
+        "cut": (one, [at("cut")], False, "--hint .*cut.png: "),
+        "text": (one, [at("text")], False, "--hint .*text.png: it is none of"),
+        "floating": (one, [str(floating)], False, "--hint .*floating.tiff: its numb"),
+        "cut, found": (one, [at("cut")], True, "--hint .*cut.png: "),
+        "inverted": (one, [inverted], False, "inverted.png is mostly white.*invert it"),
+        "missing": (one, [at("none")], False, "none.png"),
+        "folder": (one, [str(tmp_path)], False, str(tmp_path)),
+        "too many": (
+            one,
+            [good, good],
+            False,
+            "2 pictures .*, and this model hears ca",
+        ),
+        "too few": (two, [good], False, "1 pictures .* this model hears canny, depth;"),
+        "of none": ((), [good], False, "this model hears none: name --control"),
+        "nothing to find in": (one, [], True, "--annotate makes hints of pictures"),
+        "not to be found": (
+            ("depth",),
+            [good],
+            True,
+            "'depth' .*canny, hough, scribble",
+        ),
+    }
+
+
+CASES = [
+    *("empty", "cut", "text", "floating", "cut, found", "inverted", "missing"),
+    *("folder", "too many", "too few", "of none", "nothing to find in"),
+    "not to be found",
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_broken_hint_is_told_in_words(tmp_path, case):
+    names, files, annotate, words = broken(tmp_path)[case]
+    with pytest.raises((ValueError, OSError), match=words):
+        read(names, files, annotate)
