@@ -41,8 +41,19 @@ prompts=("${singles[@]}" "${scenes[@]}")
 echo "quickstart: drawing ${#prompts[@]} pictures"
 start=$SECONDS
 python -m ldm_jax.sample "${prompts[@]/#/--prompt=}" --n=1 --seed=0 --overwrite --out="$out"
+
+# The edges of the first scene, in other words, by the control branch that ships.
+redrawn=(
+  "a fox and a hut on grass under a sunset sky"
+  "a cat and a castle on sand under a night sky"
+  "a pig and a house on a road under a pink sky"
+  "a tiger and a tent on snow under a cloudy sky"
+)
+echo "quickstart: drawing ${#redrawn[@]} more by the edges of one of them"
+python -m ldm_jax.sample "${redrawn[@]/#/--prompt=}" --control=demo:canny.safetensors \
+  --hint="$out/00008.png" --annotate --n=2 --seed=0 --overwrite --out="$out/control"
 echo "quickstart: installed in $installed s, sampled in $((SECONDS - start)) s;" \
-  "look at $out/grid.png"
+  "look at $out/grid.png and $out/control/grid.png"
 echo "quickstart: to go on with your own words:"
 echo "  source launch/env.sh"
 echo "  python -m ldm_jax.sample --interactive"

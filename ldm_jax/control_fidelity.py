@@ -34,7 +34,12 @@ from ldm_jax import (
 )
 from ldm_jax.data import datasets, hints, obeyed
 
+SCENES, PEOPLE = "emoji_scenes", "emoji_people"  # what is judged
 REACH = 1.5 / 16  # of a joint, of the picture's side
+
+
+class Nothing(ValueError):
+    """The pictures hold nothing that could be right or wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,8 @@ def depth(examples, seen):
     told, seen = (x - x.mean(1, keepdims=True) for x in (told, seen))
     norms = np.linalg.norm(told, axis=1) * np.linalg.norm(seen, axis=1)
     there = norms > 0
+    if not there.any():
+        raise Nothing("no picture has a depth of its own: there is nothing to judge")
     return {"correlation": float(np.mean(np.sum(told * seen, 1)[there] / norms[there]))}
 
 
@@ -78,7 +85,7 @@ def pose(examples, seen):
     told = np.stack([example["joints"] for example in examples])
     visible = told[..., 2] > 0
     if not visible.any():
-        raise ValueError("none of the pictures has a joint: there is nothing to judge")
+        raise Nothing("none of the pictures has a joint: there is nothing to judge")
     near = np.linalg.norm(told[..., :2] - seen, axis=-1) <= REACH
     return {"joints_right": float(np.mean(near[visible])), "joints": int(visible.sum())}
 
@@ -146,16 +153,18 @@ def evaluate(model, count, seed, batch_size, prompts, progress):
     judges do not know. progress(total) makes a bar.
     """
     config = model.config
+    told = config.control.hints
     if config.data.name not in datasets.DRAWN:
         raise ValueError(
             f"data.name is {config.data.name!r}, and the judges know the scenes of "
             f"{', '.join(datasets.DRAWN)}"
         )
-    told = config.control.hints
+    scenes = config.copy_and_resolve_references()
+    scenes.data.name = PEOPLE if "pose" in told else SCENES
     asked = judges(told)
     looks = {MEASURES[name].sees for name in told} & asked.keys()
     with progress((3 + 4 * len(looks)) * count) as bar:
-        examples = inputs.held_out(config, count, seed)
+        examples = inputs.held_out(scenes, count, seed)
         examples = prompted(config, examples, prompts)
         images = {"real": np.stack([example["image"] for example in examples])}
         images["drawn"] = fidelity.draw_told(model, examples, seed, batch_size, bar)
@@ -173,7 +182,7 @@ def evaluate(model, count, seed, batch_size, prompts, progress):
             }
             for sees in looks | {MEASURES[name].sees for name in told}
         }
-    figures = {"n": count, "prompts": prompts}
+    figures = {"n": count, "dataset": scenes.data.name, "prompts": prompts}
     for name in told:
         figures[name] = measured(name, examples, seen[MEASURES[name].sees])
     figures["drift"] = drift(images["drawn"], images["ceiling"])
@@ -187,17 +196,23 @@ class Watch:
     """The same of the few pictures that a run draws on the way; its judges stay.
 
     `needs` are the keys of a batch that it reads. What no measure knows (a hint that
-    is given, pictures that are read) is left out.
+    is given, pictures that are read or of another size) is left out.
     """
 
     def __init__(self, config):
-        drawn = config.data.name in datasets.DRAWN
-        self._names = [
+        drawn, size = config.data.name in datasets.DRAWN, config.data.image_size
+        names = [
             name
             for name in config.control.hints
             if name in MEASURES and (drawn or MEASURES[name].sees == "picture")
         ]
-        self._judges = judges(self._names)
+        self._judges = {
+            head: judge
+            for head, judge in judges(names).items()
+            if judge.config.data.image_size == size
+        }
+        seen = {"picture", *self._judges}
+        self._names = [name for name in names if MEASURES[name].sees in seen]
         self.needs = sum((MEASURES[name].needs for name in self._names), ())
 
     def numbers(self, drawn, batch):
@@ -209,6 +224,9 @@ class Watch:
         for name in self._names:
             measure = MEASURES[name]
             seen = see(self._judges.get(measure.sees), drawn, measure.sees)
-            figures = measure.figures(rows, seen)
+            try:
+                figures = measure.figures(rows, seen)
+            except Nothing:
+                continue
             found[f"adherence_{name}"] = next(iter(figures.values()))
         return found

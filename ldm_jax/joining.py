@@ -38,15 +38,19 @@ def branches(config):
     found = {}
     for hint, named in zip(config.control.hints, config.sample.branches, strict=True):
         path = paths.resolve(named)
-        source, saved, meta = own.open_weights(path)
-        held = trees.nested(source.tensors)
-        if BRANCH not in held:
-            raise ValueError(
-                f"sample.branches {path} holds no control branch, only {sorted(held)}"
-            )
+        held, saved, meta = _opened(path)
         _check_alike(config, saved, meta, f"sample.branches {path}")
         found[hint] = held[BRANCH]
     return found
+
+
+def _opened(path):
+    """(tensors by role, config, meta) of the file of a branch."""
+    source, saved, meta = own.open_weights(path)
+    held = trees.nested(source.tensors)
+    if BRANCH not in held:
+        raise ValueError(f"{path} holds no control branch, only {sorted(held)}")
+    return held, saved, meta
 
 
 def with_branches(named):
@@ -60,7 +64,7 @@ def with_branches(named):
     told, shapes = {}, []
     for text in named:
         hint, file = text.split("=", 1) if "=" in text else ("", text)
-        _, saved, meta = own.open_weights(paths.resolve(file))
+        _, saved, meta = _opened(paths.resolve(file))
         hint = hint or meta.get("hint", "")
         if not hint:
             raise ValueError(

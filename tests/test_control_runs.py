@@ -1,6 +1,5 @@
 """Runs of control branches: begun with a base, exported, joined to it, resumed."""
 
-import json
 import types
 
 import commands
@@ -25,10 +24,9 @@ from ldm_jax import (
     sharding,
     system,
     train,
-    trees,
+    validation,
 )
 from ldm_jax import prompts as prompts_lib
-from ldm_jax.data import hints
 from ldm_jax.weights import own
 
 PROMPTS = ("a fox", "an owl", "a castle", "a red apple")
@@ -64,10 +62,10 @@ def gap(a, b):
     return helpers.largest_difference(a, b)
 
 
-def steps(c, workdir, count):
-    """Goes on with a run for so many steps; its last state, and the losses."""
-    run = runs.prepare(c, workdir)
-    step, losses = train.compile_step(run), []
+def steps(c, workdir, count, step=None):
+    """Goes on with a run for so many steps: its last state, the losses, the step."""
+    run, losses = runs.prepare(c, workdir), []
+    step = step or train.compile_step(run)
     with inputs.batches(c, tuple(run.system.batch), start=run.start) as batches:
         for _ in range(count):
             batch = sharding.put_batch(next(batches), run.mesh)
@@ -76,7 +74,7 @@ def steps(c, workdir, count):
     runs.save(run, int(run.state.step))
     run.manager.wait_until_finished()
     run.manager.close()
-    return jax.device_get(run.state), losses
+    return jax.device_get(run.state), losses, step
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +129,17 @@ def drawn(base, trained):
 # A run
 
 
-def test_a_run_begins_as_the_base_is(base, tmp_path):
-    """The branch has its trunk, and says nothing; the rest is as in the file."""
-    run = runs.prepare(config_of(base), tmp_path)
+@pytest.fixture(scope="module")
+def begun(base):
+    """A Run before its first step."""
+    run = runs.prepare(config_of(base), base.folder / "begun")
     run.manager.close()
+    return run
+
+
+def test_a_run_begins_as_the_base_is(base, begun):
+    """The branch has its trunk, and says nothing; the rest is as in the file."""
+    run = begun
     branch = jax.device_get(run.state.params["canny"])
     assert run.state.params.keys() == {"canny"}
     assert gap(branch["trunk"], base.params["unet"]["trunk"]) == 0
@@ -168,15 +173,21 @@ def test_a_run_leaves_the_base_alone_and_says_how_it_goes(base, trained):
         assert sheet.width == 2 + 2 * 18 and sheet.height == 2 + 2 * 18
 
 
-def test_a_run_that_was_cut_off_goes_on_to_the_same_numbers(base, tmp_path):
+def test_a_run_that_was_cut_off_goes_on_to_the_same_numbers(base, trained, tmp_path):
+    """By this loop in two parts as by the command's in one."""
     c = config_of(base)
-    whole, losses = steps(c, tmp_path / "whole", STEPS)
-    _, first = steps(c, tmp_path / "parts", 1)
-    state, rest = steps(c, tmp_path / "parts", STEPS - 1)
-    assert first + rest == losses and len(set(losses)) == STEPS
-    assert gap(state.params, whole.params) == 0
-    assert gap(state.opt_state, whole.opt_state) == 0
-    assert int(state.step) == STEPS and gap(state.ema, state.params) > 0
+    _, first, step = steps(c, tmp_path, 1)
+    state, rest, _ = steps(c, tmp_path, STEPS - 1, step)
+    rows = metrics.read(trained.workdir / "metrics.jsonl")
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert len(set(losses)) == STEPS
+    np.testing.assert_allclose(first + rest, losses, rtol=1e-6)
+    run = runs.prepare(c, trained.workdir)
+    run.manager.close()
+    whole = jax.device_get(run.state)
+    assert int(state.step) == int(whole.step) == STEPS
+    assert gap(state.params, whole.params) == gap(state.opt_state, whole.opt_state) == 0
+    assert gap(state.ema, whole.ema) == 0 and gap(state.ema, state.params) > 0
 
 
 def test_another_base_under_a_run_is_refused(base, trained, tmp_path):
@@ -190,29 +201,25 @@ def test_another_base_under_a_run_is_refused(base, trained, tmp_path):
         runs.prepare(c, trained.workdir)
 
 
-def test_a_locked_base_may_be_held_in_bfloat16(base, tmp_path):
+def test_a_locked_base_may_be_held_in_bfloat16(base, begun, tmp_path):
     """Half the memory; the loss is nearly the same. The branch is float32."""
-    found = {}
-    for dtype in ("float32", "bfloat16"):
-        c = config_of(base, frozen_dtype=dtype)
-        run = runs.prepare(c, tmp_path / dtype)
-        run.manager.close()
-        held = {
-            role: {x.dtype for x in jax.tree.leaves(run.frozen[role])}
-            for role in ("unet", "cond_stage", "first_stage")
-        }
-        wanted = {np.dtype(dtype)}
-        assert held["unet"] == held["cond_stage"] == wanted
-        assert held["first_stage"] == {np.dtype("float32")}
-        started = jax.tree.leaves(run.state.params)
-        assert {x.dtype for x in started} == {np.dtype("float32")}
-        keys = jax.random.split(jax.random.key(0), 4)
-        batch = helpers.random_batch(run.system.batch)
-        validate = jax.jit(run.system.validate)
-        found[dtype] = validate(trees.merge(run.state.params, run.frozen), keys, batch)
-        assert not any(found[dtype][f"residual_canny_{i:02}"].any() for i in range(3))
-    a, b = (np.asarray(found[dtype]["loss_simple"]) for dtype in found)
-    assert 0 < np.abs(a - b).max() < 0.05 * a.mean()
+    narrow = runs.prepare(config_of(base, frozen_dtype="bfloat16"), tmp_path)
+    narrow.manager.close()
+    losses = []
+    for run, dtype in ((begun, "float32"), (narrow, "bfloat16")):
+        dtypes = {role: dtypes_of(held) for role, held in run.frozen.items()}
+        wanted = {"unet": {dtype}, "cond_stage": {dtype}, "first_stage": {"float32"}}
+        assert dtypes == wanted
+        assert dtypes_of(run.state.params) == {"float32"}
+        told = run.config, run.system, run.mesh, run.frozen
+        found = validation.Validator(*told).numbers(run.state)
+        assert not any(found[f"residual_canny_{i:02}"] for i in range(3))
+        losses.append(found["loss_simple"])
+    assert 0 < abs(losses[0] - losses[1]) < 0.05 * losses[0]
+
+
+def dtypes_of(tree):
+    return {x.dtype.name for x in jax.tree.leaves(tree)}
 
 
 def test_what_a_run_begins_with_must_have_its_base(base, depth, tmp_path):
@@ -308,7 +315,7 @@ REFUSED = {
     "schedule": "cannot join this model: its schedule is {",
     "predicts": "cannot join this model: its loss is v, not eps",
     "stage": "is of the latents of another first stage, 0123456789ab",
-    "wider": "control/hint_0/kernel saved (3, 3, 3, 6) wanted (3, 3, 3, 4)",
+    "wider": "canny/hint_0/kernel saved (3, 3, 3, 6) wanted (3, 3, 3, 4)",
     "no_file": "no weights file",
     "no_weights": "is not a whole safetensors file",
     "first_stage": "holds no control branch",

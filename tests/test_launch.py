@@ -155,10 +155,13 @@ def test_quickstart_draws_and_says_how_to_go_on(clone):
     path = fake_python(clone, 'echo "$# arguments, the last is ${@: -1}"')
     done = bash(clone, "bash launch/quickstart.sh there", PATH=path)
     assert done.returncode == 0, done.stderr
-    ready, drawing, ran, times, *_, last = done.stdout.splitlines()
+    ready, drawing, ran, more, again, times, *_, last = done.stdout.splitlines()
     assert (ready, drawing) == ("set up", "quickstart: drawing 16 pictures")
     assert ran == f"22 arguments, the last is --out={clone}/there"
+    assert more == "quickstart: drawing 4 more by the edges of one of them"
+    assert again == f"13 arguments, the last is --out={clone}/there/control"
     said = f"installed in [0-9]+ s, sampled in [0-9]+ s; look at {clone}/there/grid.png"
+    said += f" and {clone}/there/control/grid.png"
     assert re.fullmatch(f"quickstart: {said}", times)
     assert last.strip() == "python -m ldm_jax.sample --interactive"
 
@@ -169,13 +172,15 @@ def test_quickstart_asks_for_what_the_captions_say():
     loaded = sprites.load()
     names = {loaded.names[i] for i in loaded.scene_indices}
     singles = {captions.single_caption(n, c) for n in names for c in captions.COLOURS}
-    assert len(prompts) == 16 and set(prompts[:8]) <= singles
+    assert len(prompts) == 20 and set(prompts[:8]) <= singles
     words = tokenize.load_tokenizer(paths.resolve("demo:vocab.txt"), 64)
     words(prompts)  # raises where one is too long
     assert [word for prompt in prompts for word in words.unknown(prompt)] == []
     relation = rf"the ([\w ]+) (?:{'|'.join(captions.RELATIONS)}) the ([\w ]+)"
     ground, sky = "|".join(captions.GROUNDS), "|".join(captions.SKIES)
-    for prompt in prompts[8:]:
+    for prompt in prompts[16:]:  # by edges: what is where is not said
+        assert re.search(rf"\b({ground}) under a ({sky}) sky", prompt)
+    for prompt in prompts[8:16]:
         place, said = prompt.split(", ")
         assert re.search(rf"\b({ground})\b.* under a ({sky}) sky", place)
         pair = re.fullmatch(relation, said).groups()
