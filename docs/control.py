@@ -25,6 +25,7 @@ from ldm_jax import control_fidelity, fidelity, generation, inputs, runs
 matplotlib.use("Agg")
 HERE = pathlib.Path(__file__).parent
 FIGURES = HERE / "metrics" / "control.jsonl"
+LOSSES = HERE / "metrics" / "control_loss.jsonl"  # on held-out pictures, of the runs
 RUNS = {
     "canny": ("zero connections", {}),
     "gaussian": ("Gaussian connections", {"connections": "gaussian"}),
@@ -80,7 +81,19 @@ def wanted(folder):
     return list(dict.fromkeys(rows))
 
 
+def write_losses(folder):
+    with LOSSES.open("w") as file:
+        for name in RUNS:
+            for line in (folder / name / "metrics.jsonl").read_text().splitlines():
+                row = json.loads(line)
+                if row["kind"] == "validation":
+                    told = {"run": name, "step": row["step"]}
+                    told["loss"] = row["loss_simple"]
+                    file.write(json.dumps(told) + "\n")
+
+
 def measure(folder):
+    write_losses(folder)
     done = [json.loads(line) for line in FIGURES.read_text().splitlines()]
     done = {(x["run"], x["step"], x["prompts"], x["guidance"]) for x in done}
     models, loaded = {}, None
@@ -108,7 +121,7 @@ def measure(folder):
 
 def draw():
     rows = [json.loads(line) for line in FIGURES.read_text().splitlines()]
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(16, 3.6), layout="constrained")
     for name, (label, _) in RUNS.items():
         mine = [
             r
@@ -120,6 +133,11 @@ def draw():
             [r["step"] for r in mine], [r["f1"] for r in mine], "o-", ms=3, label=label
         )
     axes[0].set(xlabel="steps of 32 pictures", title="how connections start")
+    losses = [json.loads(line) for line in LOSSES.read_text().splitlines()]
+    for name, (label, _) in RUNS.items():
+        mine = [(row["step"], row["loss"]) for row in losses if row["run"] == name]
+        axes[1].plot(*zip(*mine, strict=True), "o-", ms=3, label=label)
+    axes[1].set(xlabel="steps of 32 pictures", title="held-out loss, with hints")
     last = {name: max(r["step"] for r in rows if r["run"] == name) for name in RUNS}
 
     def bars(axis, groups, pick, names):
@@ -140,13 +158,14 @@ def draw():
 
     said = control_fidelity.PROMPTS
     by_label = {label: name for name, (label, _) in RUNS.items()}
-    bars(axes[1], said, lambda p, label: value(by_label[label], p, "CFG"), by_label)
-    axes[1].set(title="prompts")
-    bars(axes[2], said, lambda p, guide: value("canny", p, guide), GUIDANCE)
-    axes[2].set(title="guidance, zero connections")
-    for axis in axes:
+    bars(axes[2], said, lambda p, label: value(by_label[label], p, "CFG"), by_label)
+    axes[2].set(title="prompts")
+    bars(axes[3], said, lambda p, guide: value("canny", p, guide), GUIDANCE)
+    axes[3].set(title="guidance, zero connections")
+    for axis in axes[[0, 2, 3]]:
         axis.set_ylabel("F1 of edges")
-        axis.set_ylim(0.3, 1)
+        axis.set_ylim(0.3, 1.1)
+    for axis in axes:
         axis.legend(fontsize=7)
     figure.savefig(HERE / "control.png", dpi=110)
 

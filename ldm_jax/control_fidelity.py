@@ -123,6 +123,11 @@ def prompted(config, examples, prompts):
     """The examples with their own captions, none, or their neighbours'."""
     if prompts == "full":
         return examples
+    if config.cond_stage.kind not in tokenizers.SPOKEN:
+        raise ValueError(
+            f"--prompts={prompts} is of models that take prompts, and cond_stage.kind "
+            f"is {config.cond_stage.kind!r}"
+        )
     if prompts == "empty":
         nothing = tokenizers.load(config.cond_stage)([""])[0]
         return [example | {"tokens": nothing} for example in examples]

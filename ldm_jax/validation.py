@@ -31,6 +31,7 @@ class Validator:
         self._told = tuple(system.heldout or system.batch)
         self._validate = jax.jit(system.validate, out_shardings=everywhere)
         self._draw = jax.jit(self._pictures, out_shardings=everywhere)
+        self._whole = jax.jit(lambda batch: batch, out_shardings=everywhere)
         self._batches = None
         hinted = system.sample and config.control.hints
         self._watch = control_fidelity.Watch(config) if hinted else None
@@ -62,7 +63,8 @@ class Validator:
         out = self._draw(self._params(state), keys, self._only_told(batch))
         out = np.asarray(out)
         if self._watch:
-            seen = jax.device_get(batch)
+            seen = {name: batch[name] for name in ("image", *self._watch.needs)}
+            seen = jax.device_get(self._whole(seen))  # all rows, of other hosts too
             writer.write(step, "control", self._watch.numbers(out[:, -1], seen))
         out = out[: self._config.train.pictures]  # [pictures, panels of each, ...]
         count, panels = out.shape[:2]

@@ -87,7 +87,7 @@ def draw(model, asked, tell, tick=lambda done: None):
     else does. Raises ValueError for what cannot be drawn, a prompt that is too long
     among it, OSError, and FloatingPointError for a picture that is not finite.
     """
-    _check(asked)
+    asked = _checked(asked)
     heard = _heard(model.config, asked)
     seed = secrets.randbelow(album.HIGHEST + 1) if asked.seed < 0 else asked.seed
     wanted = album.Wanted(
@@ -118,8 +118,7 @@ def hint(config, asked):
 
     Raises ValueError, which calls the picture by its file's name, or OSError.
     """
-    _check(asked)
-    return next(iter(_heard(config, asked).values()), None)
+    return next(iter(_heard(config, _checked(asked)).values()), None)
 
 
 def examples(config):
@@ -142,12 +141,21 @@ def _needs(name):
     return hints.HINTS[name].needs
 
 
-def _check(asked):
+def _checked(asked):
+    """The request, its whole numbers as int; raises ValueError for what is none."""
+    whole = {}
     for name, (low, high) in RANGES.items():
         value = vars(asked)[name]
-        if value is not None and not low <= value <= high:
+        if value is None:
+            continue
+        if not low <= value <= high:
             raise ValueError(f"{name} {value} is not in {low} .. {high}")
+        if isinstance(low, int):
+            whole[name] = int(value)
+            if whole[name] != value:
+                raise ValueError(f"{name} {value} is no whole number")
     names.pick(dict.fromkeys(WAYS), asked.way)
+    return dataclasses.replace(asked, **whole)
 
 
 def _told(config, asked):

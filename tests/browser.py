@@ -94,7 +94,7 @@ class Browser:
         return self._ask("/execute/sync", {"script": script, "args": arguments})
 
     def log(self):
-        """The console's lines since it was asked for last: dicts with level, message."""
+        """The console's lines since this was asked for last: {level, message}."""
         return self._ask("/se/log", {"type": "browser"})
 
     def picture(self):
@@ -117,12 +117,15 @@ class Browser:
 
     def texts(self, selector):
         """What each of the elements says."""
-        script = "return [...document.querySelectorAll(arguments[0])].map(x=>x.innerText)"
+        script = (
+            "return [...document.querySelectorAll(arguments[0])].map(x=>x.innerText)"
+        )
         return self.run(script, selector)
 
     def widths(self, selector):
         """The width in pixels of each picture's file, of those that have come."""
-        script = (
-            "return [...document.querySelectorAll(arguments[0])].map(x=>x.naturalWidth)"
-        )
-        return [width for width in self.run(script, selector) if width]
+        return [width for width in self._all(selector, "naturalWidth") if width]
+
+    def _all(self, selector, name):
+        found = "[...document.querySelectorAll(arguments[0])]"
+        return self.run(f"return {found}.map(x => x[arguments[1]])", selector, name)

@@ -12,7 +12,7 @@ FILES = sorted([*ROOT.glob("ldm_jax/**/*.py"), *ROOT.glob("configs/**/*.py")])
 COMMANDS = {
     *("train", "sample", "evaluate", "plan"),
     *("convert", "encode", "export", "fetch", "hints", "inspect_data", "pack"),
-    "reconstruct",
+    *("reconstruct", "demo.__main__"),
 }
 # What the commands share: it joins all other parts, and only they import it.
 TOOLS = {
@@ -32,7 +32,7 @@ TOOLS = {
     *("scene_fidelity", "feature_distance", "judging"),
     *("condition_fidelity", "control_fidelity", "restoration"),
     *("prompts", "given", "embeddings", "interactive", "class_names"),
-    "tokenizers",
+    *("tokenizers", "webpage"),
 }
 
 # What each module or package of ldm_jax may import of ldm_jax, "" being everything;
@@ -103,6 +103,7 @@ MAY_IMPORT = {
     },
     "data": {"names", "paths", "data"},
     "demo": {"data"},
+    "demo.page": {"cli", "control", "pictures", "webpage"},
     "demo.teach": {*KIT, "config_saved", "data", "system", "tokenizers", "weights"},
     "applications": {*MATHS, "applications", "models", "system"},
 }

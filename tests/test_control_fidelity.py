@@ -4,10 +4,19 @@ import contextlib
 import types
 
 import helpers
+import jax
 import numpy as np
 import pytest
 
-from ldm_jax import control_fidelity, inputs, tokenizers
+from ldm_jax import (
+    config,
+    control_fidelity,
+    generation,
+    inputs,
+    sharding,
+    system,
+    tokenizers,
+)
 from ldm_jax.data import hints, labels
 
 SIDE = 64
@@ -180,6 +189,15 @@ def test_captions_are_their_own_none_or_their_neighbours():
     )
 
 
+def test_other_captions_are_of_models_that_take_any():
+    c = helpers.tiny_config().copy_and_resolve_references()
+    c.cond_stage.kind = "segmentation"
+    assert control_fidelity.prompted(c, [], "full") == []
+    for name in ("empty", "conflicting"):
+        with pytest.raises(ValueError, match=f"--prompts={name} is of models that tak"):
+            control_fidelity.prompted(c, [{"segmentation": SHOWN[0, ..., 0]}], name)
+
+
 def test_a_judge_is_read_only_for_what_it_sees():
     assert control_fidelity.judges(("canny", "hough", "scribble")) == {}
     found = control_fidelity.judges(("canny", "depth"))
@@ -195,6 +213,49 @@ def test_pictures_that_no_judge_knows_are_refused():
         control_fidelity.evaluate(
             types.SimpleNamespace(config=c), 2, 0, 2, "full", contextlib.nullcontext
         )
+
+
+def model_of():
+    """A model of random weights that draws 32x32 pictures by edges and strokes."""
+    c = config.latent_diffusion()
+    c.data.update(name="emoji_singles", image_size=32, batch_size=4)
+    c.first_stage.update(kind="identity", mult=(1,), attention=(0,))
+    c.unet.update(channels=4, mult=(1,), blocks=1, depths=(0,), mid_depth=0)
+    c.unet.update(head_channels=4, groups=4)
+    c.control.update(hints=("canny", "scribble"), channels=(4,), lite=True)
+    c.train.update(pictures=2)
+    c.sample.update(grid="trailing", steps=2)
+    c = config.check(c)
+    built = system.build(c)
+    params = helpers.random_params(jax.eval_shape(built.init, jax.random.key(0)))
+    return generation.Model(c, built, params, "", sharding.make_mesh())
+
+
+def test_a_model_is_judged_with_and_without_its_hints():
+    """By held-out scenes, whatever it was trained on."""
+    bars, model = [], model_of()
+
+    def progress(total):
+        bars.append(types.SimpleNamespace(total=total, n=0))
+        bars[0].update = lambda n: setattr(bars[0], "n", bars[0].n + n)
+        return contextlib.nullcontext(bars[0])
+
+    told, rows = control_fidelity.evaluate(model, 6, 0, 4, "full", progress)
+    assert told["n"] == 6 and told["dataset"] == "emoji_scenes"
+    assert bars[0].n == bars[0].total == 18
+    for name in ("canny", "scribble"):
+        assert 0 <= told[name]["f1"] < 0.9 and 0 <= told[name]["without"]["f1"] < 0.9
+        assert told[name]["shuffled"]["f1"] < 0.9
+    # Pixels have no first stage; a scribble is not just what Canny finds.
+    assert told["canny"]["real"] == told["canny"]["ceiling"] == {"f1": 1, "chamfer": 0}
+    assert 0.3 < told["scribble"]["real"]["f1"] < 1
+    assert len(told["drift"]) == len(told["drift_without"]) == 3
+    assert rows.shape == (6, 5, 32, 32, 3) and rows.dtype == np.uint8
+    drawn, without, real = rows[:, 2], rows[:, 3], rows[:, 4]
+    assert (drawn != without).any()
+    np.testing.assert_array_equal(rows[0, 0], hints.canny(real[0]))
+    wanted = control_fidelity.drift(drawn, real)
+    np.testing.assert_allclose(told["drift"], wanted, atol=1e-9)
 
 
 # What a run watches

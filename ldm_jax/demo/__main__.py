@@ -60,9 +60,9 @@ def main(argv):
     with tempfile.TemporaryDirectory(prefix="ldm_jax_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which gradio reads when it is imported
         launch = page().launch
-        named = joining.with_branches(branches())
-        told = None, None, WEIGHTS.value, None, named, webpage.check
-        model = generation.chosen(*told)
+        heard = joining.with_branches(branches())
+        told = None, None, WEIGHTS.value, None, heard  # no config, run or checkpoint
+        model = generation.chosen(*told, webpage.check)
         address, wait = launch(model, folder, HOST.value, PORT.value)
         print(f"{address} (Ctrl-C ends)", flush=True)
         wait()

@@ -1,5 +1,6 @@
 """How the web page looks, in gradio. No other module of ldm_jax imports it."""
 
+import html
 import pathlib
 
 import gradio as gr
@@ -7,9 +8,11 @@ import gradio as gr
 from ldm_jax import cli, control, pictures, webpage
 
 TITLE = "ldm_jax"
-KINDS = "What the picture is"
 WEIGHTINGS = {"guess": "guess mode", "resolution": "CFG resolution weighting"}
 WAYS = {"ready": "a hint already", "find": "a picture to find it in"}
+# What stands in the form comes as it is: gradio would open pictures and measure numbers
+# itself, and tell what is wrong in words of its own.
+AS_IT_IS = dict(preprocess=False)
 KEPT = 3600, 86_400  # seconds: every hour, files of more than a day are removed
 # Fonts that are there: gradio's own would be fetched from Google.
 FONTS = dict(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -20,18 +23,6 @@ CSS = """
 #hint img, #picture img { box-sizing: border-box; padding-top: 28px; } /* the label */
 #gallery .grid-wrap { overflow: auto; max-height: none; }
 """
-
-
-class Upload(gr.Image):
-    """A picture's file, unread: what is wrong with it is told in the library's words.
-
-    gradio has checked before that it is one that a visitor brought.
-    """
-
-    is_template = True  # to the browser it is an Image
-
-    def preprocess(self, payload):
-        return payload and payload.path
 
 
 def launch(model, folder, host, port):
@@ -74,11 +65,12 @@ def layout(model, folder):
             with gr.Column(scale=6):
                 gallery, seed = _results()
                 _examples(config, parts, folder)
-        answer = _answer(model, parts)
+        answer = _answer(model, parts, folder)
         told = {"inputs": set(parts.values()), "outputs": [gallery, seed]}
-        gr.on([button.click, parts["prompt"].submit], answer, **told, api_name="draw")
+        told |= AS_IT_IS | {"api_name": "draw"}
+        gr.on([button.click, parts["prompt"].submit], answer, **told)
         if config.control.hints:
-            _preview(config, parts, shown)
+            _preview(config, parts, shown, folder)
     return blocks
 
 
@@ -102,7 +94,7 @@ def _control(kinds):
     """({field of webpage.Asked: component}, the preview)."""
     with gr.Row(equal_height=True):
         sources = ["upload", "clipboard"]
-        picture = Upload(
+        picture = gr.Image(
             label="Control picture", sources=sources, height=240, elem_id="picture"
         )
         shown = gr.Image(
@@ -116,10 +108,10 @@ def _control(kinds):
     with gr.Row():
         kind = gr.Radio(list(kinds), value=kinds[0], label="Kind of hint")
         ways = [(said, way) for way, said in WAYS.items()]
-        way = gr.Radio(ways, value="ready", label=KINDS, elem_id="way")
+        way = gr.Radio(ways, value="ready", label="What the picture is", elem_id="way")
     with gr.Row(visible=False) as row:
-        low = _slider("low", 100, "Canny: low threshold", 1)
-        high = _slider("high", 200, "Canny: high threshold", 1)
+        low = _slider("low", 100, "Canny, low", 1)
+        high = _slider("high", 200, "Canny, high", 1)
     with gr.Row():
         strength = _slider("strength", 1, "Control strength", 0.05)
         names = [(WEIGHTINGS.get(name, name), name) for name in control.WEIGHTINGS]
@@ -158,8 +150,8 @@ def _results():
         format="png",
         elem_id="gallery",
     )
-    seed = gr.Textbox(label="Seed of these pictures", elem_id="drawn_seed")
-    seed.interactive = False
+    told = dict(interactive=False, elem_id="drawn_seed")
+    seed = gr.Textbox(label="Seed of these pictures", **told)
     return gallery, seed
 
 
@@ -184,45 +176,59 @@ def _examples(config, parts, folder):
     )
 
 
-def _asked(values, parts):
+def _asked(values, parts, folder):
     """The webpage.Asked of what stands in the form; what is empty is the default."""
     told = {name: values[part] for name, part in parts.items()}
-    return webpage.Asked(**{k: v for k, v in told.items() if v is not None})
+    told = {name: value for name, value in told.items() if value is not None}
+    if "picture" in told:
+        # By hand a request may name any file of this machine; gradio lets some pass.
+        path = pathlib.Path(told["picture"]["path"]).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise ValueError(f"{path.name} was not uploaded here")
+        told["picture"] = str(path)
+    return webpage.Asked(**told)
 
 
-def _answer(model, parts):
+def _told(error):
+    """What gradio shows of an error, and the server's log does not."""
+    words = html.escape(str(error), quote=False)  # there may be a prompt in them
+    return gr.Error(words, print_exception=False)
+
+
+def _warn(words):
+    gr.Warning(html.escape(words, quote=False))
+
+
+def _answer(model, parts, folder):
     """What the button does."""
 
     def answer(values, progress=gr.Progress()):  # noqa: B008, gradio looks for it there
-        asked = _asked(values, parts)
-
-        def tick(done):
-            progress((done, asked.n), desc="drawing", unit="pictures")
-
-        tick(0)
+        progress(0, desc="drawing")
         try:
-            drawn = webpage.draw(model, asked, gr.Warning, tick)
+            asked = _asked(values, parts, folder)
+            drawn = webpage.draw(
+                model, asked, _warn, lambda done: progress((done, asked.n))
+            )
         except cli.MISTAKES as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        shown = [(x, f"{number}") for number, x in enumerate(drawn.pictures)]
-        if drawn.hint is not None:
-            shown = [(drawn.hint, "hint"), *shown]
-        return shown, str(drawn.seed)
+            raise _told(error) from error
+        first = [] if drawn.hint is None else [(drawn.hint, "hint")]
+        rest = [(x, str(number)) for number, x in enumerate(drawn.pictures)]
+        return first + rest, str(drawn.seed)
 
     return answer
 
 
-def _preview(config, parts, shown):
+def _preview(config, parts, shown, folder):
     """The hint is shown whenever what it is made of changes."""
     names = ("picture", "kind", "way", "low", "high")
     made_of = {name: parts[name] for name in names}
 
     def look(values):
         try:
-            hint = webpage.hint(config, _asked(values, made_of))
+            hint = webpage.hint(config, _asked(values, made_of, folder))
         except cli.MISTAKES as error:
             yield None  # that of another picture would stay
-            raise gr.Error(str(error), print_exception=False) from error
+            raise _told(error) from error
         yield hint
 
     gr.on(
@@ -233,4 +239,5 @@ def _preview(config, parts, shown):
         show_progress="hidden",
         trigger_mode="always_last",
         api_name="hint",
+        **AS_IT_IS,
     )
