@@ -192,13 +192,6 @@ def test_a_file_of_the_server_that_nobody_uploaded_is_not_read(address, folder):
 
 def test_two_that_ask_at_once_are_both_answered(address):
     ask = f"{address}/gradio_api/call/draw"
-    names = [
-        part["parameter_name"]
-        for part in json.loads(answer(f"{address}/gradio_api/info"))["named_endpoints"][
-            "/draw"
-        ]["parameters"]
-    ]
-    assert len(names) == 13
     data = ["an owl", "", None, "canny", "ready", 100, 200, 1, "even", 3, 30]
     numbers = [
         json.loads(answer(ask, {"data": [*data, seed, 1]}))["event_id"]
@@ -211,11 +204,11 @@ def test_two_that_ask_at_once_are_both_answered(address):
 
 
 def test_ctrl_c_ends_it_and_leaves_no_file():
-    kept = set(pathlib.Path(tempfile.gettempdir()).glob("ldm_jax_*"))
+    kept = set(pathlib.Path(tempfile.gettempdir()).glob("ldm_jax_web_*"))
     with served() as (address, process, wait):
         code, said = commands.run("ldm_jax.demo", f"--port={address.split(':')[-1]}")
         assert code == 2 and "error: Cannot find empty port" in said
         os.kill(process.pid, signal.SIGINT)
         code, said = wait()
     assert code == 0 and f"{address}/ (Ctrl-C ends)" in said
-    assert set(pathlib.Path(tempfile.gettempdir()).glob("ldm_jax_*")) == kept
+    assert set(pathlib.Path(tempfile.gettempdir()).glob("ldm_jax_web_*")) == kept

@@ -57,7 +57,7 @@ def branches():
 
 def main(argv):
     del argv
-    with tempfile.TemporaryDirectory(prefix="ldm_jax_") as folder:
+    with tempfile.TemporaryDirectory(prefix="ldm_jax_web_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which gradio reads when it is imported
         launch = page().launch
         heard = joining.with_branches(branches())
