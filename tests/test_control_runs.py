@@ -84,7 +84,9 @@ def trained(base):
     assert train.train(c, workdir) == 0
     file = base.folder / "canny.safetensors"
     meta = exporting.export(c, workdir, file, "float32", 0)
-    return types.SimpleNamespace(config=c, workdir=workdir, file=file, meta=meta)
+    params, step = jax.device_get(runs.latest_params(c, workdir))
+    told = dict(config=c, workdir=workdir, file=file, meta=meta, params=params)
+    return types.SimpleNamespace(**told, step=step)
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +156,10 @@ def test_a_run_begins_as_the_base_is(base, begun):
 
 
 def test_a_run_leaves_the_base_alone_and_says_how_it_goes(base, trained):
-    params, step = runs.latest_params(trained.config, trained.workdir)
-    assert step == STEPS
+    assert trained.step == STEPS
     for role, held in base.params.items():
-        assert gap(jax.device_get(params[role]), held) == 0, role
-    branch = jax.device_get(params["canny"])
+        assert gap(trained.params[role], held) == 0, role
+    branch = trained.params["canny"]
     moved = gap(branch["trunk"], base.params["unet"]["trunk"])
     assert 0 < moved < 0.1 and np.any(branch["zero_mid"]["kernel"])
     rows = {row["kind"]: row for row in metrics.read(trained.workdir / "metrics.jsonl")}
@@ -182,12 +183,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_numbers(base, trained, tmp_p
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert len(set(losses)) == STEPS
     np.testing.assert_allclose(first + rest, losses, rtol=1e-6)
-    run = runs.prepare(c, trained.workdir)
-    run.manager.close()
-    whole = jax.device_get(run.state)
-    assert int(state.step) == int(whole.step) == STEPS
-    assert gap(state.params, whole.params) == gap(state.opt_state, whole.opt_state) == 0
-    assert gap(state.ema, whole.ema) == 0 and gap(state.ema, state.params) > 0
+    assert int(state.step) == STEPS and gap(state.ema, state.params) > 0
+    assert gap(state.ema["canny"], trained.params["canny"]) == 0
 
 
 def test_another_base_under_a_run_is_refused(base, trained, tmp_path):
@@ -263,8 +260,7 @@ def test_a_branch_in_the_file_is_taken_as_it_is(base, tmp_path):
 def test_an_export_holds_the_branch_alone_and_says_of_what_it_is(base, trained):
     params, saved, meta = own.load_weights(trained.file)
     assert params.keys() == {"control"}
-    state, _ = runs.latest_params(trained.config, trained.workdir)
-    assert gap(params["control"], jax.device_get(state["canny"])) == 0
+    assert gap(params["control"], trained.params["canny"]) == 0
     assert meta["hint"] == "canny" and meta["base"] == own.digest(base.file)
     assert meta["first_stage"] == own.digest(base.stage)
     assert meta["step"] == STEPS and saved["control"]["channels"] == [4, 8]

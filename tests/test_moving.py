@@ -1,0 +1,124 @@
+"""A control branch keeps what it learnt when it is carried to another base."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_stable_diffusion
+
+from ldm_jax import system, trees
+from ldm_jax.exchange import moving, transfer
+from ldm_jax.weights import own
+
+TRUNK = "trunk/conv_in/kernel"
+
+
+def weights(held, origin="a test", **about):
+    gen = np.random.default_rng(len(origin))
+    tensors = {}
+    for path, x in held.items():
+        array = gen.standard_normal(x, np.float32) if isinstance(x, tuple) else x
+        tensors[path] = own.held(np.asarray(array))
+    return transfer.Weights(None, tensors, origin, about)
+
+
+def read(weights, path):
+    return weights.held[path].read()
+
+
+@pytest.fixture
+def three():
+    """A branch, the base it was trained over, and another one."""
+    branch = {f"control/{TRUNK}": (3, 3, 4, 8), "control/zero_0/bias": (8,)}
+    base = {f"unet/{TRUNK}": (3, 3, 4, 8), "unet/conv_out/bias": (4,)}
+    other = weights(base, "the other", digest="ccc")
+    about = {"hint": "canny", "base": "bbb", "first_stage": "fff"}
+    return (
+        weights(branch, "a branch", **about),
+        weights(base, "its base", digest="bbb"),
+        other,
+    )
+
+
+def test_the_difference_of_the_bases_is_added_to_the_trunk_alone(three):
+    branch, base, other = three
+    moved = moving.moved(branch, base, other)
+    assert moved.held.keys() == branch.held.keys()
+    trunk = f"unet/{TRUNK}"
+    change = read(other, trunk) - read(base, trunk)
+    wanted = read(branch, f"control/{TRUNK}") + change
+    np.testing.assert_allclose(read(moved, f"control/{TRUNK}"), wanted, atol=1e-6)
+    same = read(branch, "control/zero_0/bias")
+    np.testing.assert_array_equal(read(moved, "control/zero_0/bias"), same)
+    assert moved.about == {"hint": "canny", "base": "ccc", "first_stage": "fff"}
+
+
+def test_to_its_own_base_and_back_it_is_the_same(three):
+    branch, base, other = three
+    there = moving.moved(branch, base, other)
+    back = moving.moved(there, other, base)
+    for path in branch.held:
+        np.testing.assert_allclose(read(back, path), read(branch, path), atol=1e-5)
+    assert back.about == branch.about
+
+
+def test_a_file_with_its_base_needs_no_other_and_brings_the_new_one(three):
+    branch, base, other = three
+    whole = transfer.Weights(None, base.held | branch.held, "both")
+    moved = moving.moved(whole, None, other)
+    alone = moving.moved(branch, base, other)
+    assert moved.held.keys() == whole.held.keys()
+    out = "unet/conv_out/bias"
+    np.testing.assert_array_equal(read(moved, out), read(other, out))
+    trunk = f"control/{TRUNK}"
+    np.testing.assert_array_equal(read(moved, trunk), read(alone, trunk))
+
+
+def test_half_floats_stay_so(three):
+    branch, base, other = three
+    half = own.narrowed(branch.held, "float16")
+    branch = transfer.Weights(None, half, branch.origin, branch.about)
+    moved = moving.moved(branch, base, other)
+    assert {tensor.dtype for tensor in moved.held.values()} == {np.dtype("float16")}
+    assert read(moved, f"control/{TRUNK}").dtype == np.float16
+
+
+def test_what_does_not_fit_is_named(three):
+    branch, base, other = three
+    with pytest.raises(ValueError, match="its base holds no control branch"):
+        moving.moved(base, None, other)
+    with pytest.raises(ValueError, match="a branch is a branch alone: name .* --base"):
+        moving.moved(branch, None, other)
+    with pytest.raises(ValueError, match="trained over bbb, and --base is ccc"):
+        moving.moved(branch, other, base)
+    narrow = weights({f"unet/{TRUNK}": (3, 3, 4, 6)}, "a narrow one")
+    with pytest.raises(ValueError, match=f"unet/{TRUNK} of a narrow one is .*8\\)"):
+        moving.moved(branch, base, narrow)
+    empty = weights({"unet/conv_out/bias": (4,)}, "an empty one")
+    with pytest.raises(ValueError, match="an empty one has no unet/trunk"):
+        moving.moved(branch, base, empty)
+
+
+def test_a_branch_alone_is_written_and_read_in_every_layout(tmp_path):
+
+    config = tiny_stable_diffusion.get_config("v1")
+    shapes = jax.eval_shape(system.init_control(config), jax.random.key(0))
+    gen = np.random.default_rng(0)
+    held = {
+        f"control/{path}": own.held(gen.standard_normal(x.shape, np.float32))
+        for path, x in trees.flatten(shapes).items()
+    }
+    branch = transfer.Weights(config, held, "a test", {"hint": "canny"})
+    places = {"ours": "ours", "original": "one.safetensors", "diffusers": "folder"}
+    for layout, name in places.items():
+        out = tmp_path / name
+        transfer.WRITERS[layout](branch, out, None)
+        back = transfer.read(out, config, say=lambda message: None)
+        assert back.held.keys() == held.keys()
+        for path in held:
+            np.testing.assert_array_equal(read(back, path), read(branch, path))
+    told = json.loads((tmp_path / "folder" / "config.json").read_text())
+    assert told["_class_name"] == "ControlNetModel"
+    assert "up_block_types" not in told and told["conditioning_channels"] == 3
+    assert transfer.read(tmp_path / "ours", say=lambda m: None).about["hint"] == "canny"
