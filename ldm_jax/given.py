@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from ldm_jax import class_names, control, names
+from ldm_jax import class_names, control
 from ldm_jax.data import decoding, hints, layout
 
 # The flags that each kind of cond_stage needs.
@@ -77,9 +77,13 @@ def _hints(config, paths, annotate):
 def _hint(name, path, size, annotate):
     """The middle square of a hint, or of what is found in a picture."""
     if annotate:
-        find = names.pick(FOUND, name)
+        if name not in FOUND:
+            raise ValueError(
+                f"--annotate finds {', '.join(FOUND)}, and --hint {path} is of {name}: "
+                "make it by python -m ldm_jax.hints, and leave --annotate out"
+            )
         picture = _opened("hint", path, decoding.picture)
-        return find(_square(picture, size, Image.Resampling.LANCZOS))
+        return FOUND[name](_square(picture, size, Image.Resampling.LANCZOS))
     picture = np.asarray(_opened("hint", path, _on_black))
     side = min(picture.shape[:2])
     top, left = ((length - side) // 2 for length in picture.shape[:2])

@@ -186,13 +186,19 @@ def _heard(config, asked):
 
 
 def _found(data, size, asked):
-    """What is found in a picture's middle square: as given.read does it, and canny
-    with the thresholds of the request."""
-    find = names.pick(given.FOUND, asked.kind)
+    """What is found in a picture's middle square, by the thresholds of the request.
+
+    Those left alone, it is what given.read finds.
+    """
+    if asked.kind not in given.FOUND:
+        raise ValueError(
+            f"{', '.join(given.FOUND)} are found in pictures, {asked.kind} is not: make "
+            "the hint by python -m ldm_jax.hints"
+        )
     try:
         picture = {"image": decoding.picture(data)}
     except decoding.Unreadable as error:
         raise ValueError(f"--hint {asked.picture}: {error}") from error
     square = transforms.Geometry(size, resize="lanczos")(picture, None)["image"]
     thresholds = (asked.low, asked.high) if asked.kind == "canny" else ()
-    return find(square, *thresholds)
+    return given.FOUND[asked.kind](square, *thresholds)

@@ -47,6 +47,7 @@ import optax
 
 from ldm_jax import config as config_lib
 from ldm_jax import (
+    control,
     first_stage,
     judge_loss,
     knobs,
@@ -172,6 +173,7 @@ def batch_of(case):
     if config.task == "latent_diffusion":
         cond = config.cond_stage
         below |= dict(tokens=cond.vocab, segmentation=cond.classes)
+        below |= dict.fromkeys(map(control.key, config.control.hints), 256)
         below |= dict(label=cond.classes - (cond.drop > 0))  # not the null
 
     def draw(name, s):

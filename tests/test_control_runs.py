@@ -478,7 +478,7 @@ def broken(tmp_path):
             ("depth",),
             [good],
             True,
-            "'depth' .*canny, hough, scribble",
+            "finds canny, hough, scribble, and --hint .*good.png is of depth: make",
         ),
     }
 

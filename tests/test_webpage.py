@@ -207,7 +207,10 @@ def test_a_hint_that_is_ready_is_taken_as_it_is(model, asked, tmp_path):
         (dict(seed=-2), "seed -2 is not in -1 .. 2147483647"),
         (dict(low=200, high=100), "low 200 and high 100 must be"),
         (dict(kind="cany"), "'cany' is not one of canny, depth; did you mean 'canny'"),
-        (dict(kind="depth"), "'depth' is not one of canny, hough, scribble"),
+        (
+            dict(kind="depth"),
+            "canny, hough, scribble are found in pictures, depth is not",
+        ),
         (dict(way="seek"), "'seek' is not one of ready, find"),
         (dict(weighting="odd"), "'even', 'guess' or 'resolution'"),
     ],

@@ -77,10 +77,10 @@ def layout(model, folder):
 def _about(config):
     """What the page says of its model."""
     size, heard = config.data.image_size, ", ".join(config.control.hints)
-    branches = f"hints it hears: {heard}" if heard else "it hears no hints"
     return (
-        f"Pictures of {size} x {size} pixels by prompt; {branches}. The first ones of "
-        "another number of steps, and of a hint, wait for a program to be compiled."
+        f"Pictures of {size} x {size} pixels by prompt; hints that are heard: "
+        f"{heard or 'none'}. The first ones of another kind of hint or number of steps "
+        "wait for a program to be compiled."
     )
 
 
