@@ -74,8 +74,9 @@ def cross_field(c):
     for key, value in flat(c).items():
         if key.endswith(POSITIVE):
             rules.positive(key, value)
-        if isinstance(value, float):
-            rules.require(math.isfinite(value), f"{key} is {value}, it must be finite")
+        numbers = value if isinstance(value, tuple) else (value,)
+        finite = all(math.isfinite(x) for x in numbers if isinstance(x, float))
+        rules.require(finite, f"{key} is {value}, it must be finite")
     _data(c)
     _train(c)
     if c.task == "judge":

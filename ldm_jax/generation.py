@@ -145,17 +145,11 @@ def _placed(config, system, params, weights, name):
         shapes = shapes | {"guide": shapes["unet"]}
         params = params | {"guide": joining.guide(config)}
     if config.sample.branches:
-        params = params | joining.branches(config)
+        params = params | joining.branches(config, shapes)
     params = {role: params.get(role, {}) for role in {**shapes, **params}}
-    own.check_tree(jax.tree.map(_as_read, params), shapes, name)
+    own.check_tree(jax.tree.map(own.as_read, params), shapes, name)
     params = sharding.put_tree(params, mesh, "reading")
     return Model(config, system, params, weights, mesh)
-
-
-def _as_read(leaf):
-    """The shape of an array as it is after reading: floats are float32 then."""
-    dtype = np.dtype("float32") if leaf.dtype in own.FLOATS else leaf.dtype
-    return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """What joins a model when it samples: a weaker one as its guide, control branches."""
 
+import jax
+
 from ldm_jax import config_saved, frozen, names, paths, trees
 from ldm_jax.data import hints
 from ldm_jax.weights import own
@@ -33,13 +35,15 @@ def _check_alike(config, saved, meta, name):
         )
 
 
-def branches(config):
-    """{hint: its branch} of sample.branches."""
+def branches(config, shapes):
+    """{hint: its branch} of sample.branches; shapes: those of all parameters."""
     found = {}
     for hint, named in zip(config.control.hints, config.sample.branches, strict=True):
         path = paths.resolve(named)
         held, saved, meta = _opened(path)
         _check_alike(config, saved, meta, f"sample.branches {path}")
+        there = jax.tree.map(own.as_read, held[BRANCH])
+        own.check_tree(there, shapes[hint], f"sample.branches {path}")
         found[hint] = held[BRANCH]
     return found
 

@@ -52,7 +52,9 @@ def load(weights=EMBEDDED, reads=("things", "segments")):
     system = system_lib.build(config)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     own.check_tree(params, shapes, str(path))
-    mesh = sharding.make_mesh()  # not the training's: it may have had more devices
+    # Not the training's, which may have had more devices; nor that of several hosts,
+    # each of which judges by itself.
+    mesh = sharding.make_mesh(devices=jax.local_devices())
     params = sharding.put_tree(params, mesh, "reading the judge")
     return generation.Model(config, system, params, own.digest(path), mesh)
 

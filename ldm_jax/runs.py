@@ -71,11 +71,12 @@ def prepare(config, workdir):
     inputs.check(config)
     if system.sample:
         jax.eval_shape(lambda: knobs.of(config))  # of a grid that has such steps
-        if config.sample.guide or config.sample.strength < 1:
+        sample = config.sample
+        if sample.guide or sample.branches or sample.strength < 1:
             raise ValueError(
                 "training draws from noise by the model alone: sample.guide must be '' "
-                f"(not {config.sample.guide!r}) and sample.strength 1 (not "
-                f"{config.sample.strength})"
+                f"(not {sample.guide!r}), sample.branches () (not {sample.branches}) "
+                f"and sample.strength 1 (not {sample.strength})"
             )
     mesh = sharding.make_mesh(config.parallel.fsdp)
     hosts, parts = jax.process_count(), config.train.accumulate
@@ -100,7 +101,7 @@ def prepare(config, workdir):
         check_files(config, workdir, meta)
         start = meta["next_batch"]
         cli.say(f"restored step {step} from {workdir}")
-    loaded = sharding.put_tree(loaded, mesh, "reading what is frozen")
+    loaded = sharding.put_tree(loaded, mesh, "reading what is frozen", widen=False)
     return Run(config, system, mesh, state, loaded, manager, start)
 
 

@@ -64,19 +64,21 @@ def put_batch(batch, mesh):
     )
 
 
-def put_tree(held, mesh, title):
-    """A tree of weights.tensors.Tensor or arrays -> float32 arrays on their devices.
+def put_tree(held, mesh, title, widen=True):
+    """A tree of weights.tensors.Tensor or arrays -> arrays on their devices.
 
     Each is read when its turn comes, with a bar meanwhile, and goes straight where
-    `params_sharding` says.
+    `params_sharding` says. widen: floats become float32.
     """
     leaves, structure = jax.tree.flatten(held)
     places = jax.tree.leaves(params_sharding(held, mesh))
     bar = tqdm.tqdm(leaves, title, unit="array", disable=not leaves)
-    put = [
-        jax.device_put(_as_float32(leaf.read() if hasattr(leaf, "read") else leaf), at)
-        for leaf, at in zip(bar, places, strict=True)
-    ]
+
+    def read(leaf):
+        array = leaf.read() if hasattr(leaf, "read") else leaf
+        return _as_float32(array) if widen else array
+
+    put = [jax.device_put(read(leaf), at) for leaf, at in zip(bar, places, strict=True)]
     return jax.tree.unflatten(structure, put)
 
 

@@ -192,8 +192,8 @@ def _found(data, size, asked):
     """
     if asked.kind not in given.FOUND:
         raise ValueError(
-            f"{', '.join(given.FOUND)} are found in pictures, {asked.kind} is not: make "
-            "the hint by python -m ldm_jax.hints"
+            f"{', '.join(given.FOUND)} are found in pictures, {asked.kind} is not: "
+            "make the hint by python -m ldm_jax.hints"
         )
     try:
         picture = {"image": decoding.picture(data)}

@@ -311,7 +311,8 @@ REFUSED = {
     "schedule": "cannot join this model: its schedule is {",
     "predicts": "cannot join this model: its loss is v, not eps",
     "stage": "is of the latents of another first stage, 0123456789ab",
-    "wider": "canny/hint_0/kernel saved (3, 3, 3, 6) wanted (3, 3, 3, 4)",
+    "wider": "branch.safetensors does not fit this config:\n"
+    "shape (1): hint_0/kernel saved (3, 3, 3, 6) wanted (3, 3, 3, 4)",
     "no_file": "no weights file",
     "no_weights": "is not a whole safetensors file",
     "first_stage": "holds no control branch",

@@ -47,6 +47,8 @@ def served():
 
         browser_lib.until(ready)
         yield address, process, wait
+        process.terminate()
+        wait()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ ldm_jax.sample: --seed, and the indices 0, 1, ...
 """
 
 import os
+import signal
 import tempfile
 
 from absl import flags
@@ -57,6 +58,7 @@ def branches():
 
 def main(argv):
     del argv
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     with tempfile.TemporaryDirectory(prefix="ldm_jax_web_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which gradio reads when it is imported
         launch = page().launch

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 
+import jax
 import ml_dtypes
 import numpy as np
 
@@ -142,6 +143,12 @@ def digest_of(params):
         found.update(f"{name} {array.dtype} {array.shape}".encode())
         found.update(array)
     return found.hexdigest()[:12]
+
+
+def as_read(leaf):
+    """The shape of an array as it is after reading: floats are float32 then."""
+    dtype = np.dtype("float32") if leaf.dtype in FLOATS else leaf.dtype
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
 
 def check_tree(params, shapes, name="the weights file"):
