@@ -1,4 +1,4 @@
-"""ControlNet over Stable Diffusion: controlnet.py:canny, :depth-v2, :pose-sdxl, ...
+"""ControlNet over Stable Diffusion: controlnet.py:canny, :given-v2, :hough-sdxl, ...
 
   python -m ldm_jax.convert --from=v1-5-pruned.ckpt --to=v1
   python -m ldm_jax.train --config=configs/controlnet.py:canny --workdir=runs/canny \
@@ -6,14 +6,15 @@
 
 Zhang et al. (2023): the base is locked, a copy of its trunk learns to hear a hint, and
 half of the captions are empty. Batch, rate and AdamW are the released tutorial's, which
-has no average; the base lies in bfloat16. "given" is the hint of pairs (Fill50K:
---config.data.name=paired). Unlocked, as their sd_locked=False, at a rate of 2e-6:
---config.train.trainable="('canny', 'unet/up_*', 'unet/norm_out', 'unet/conv_out')".
+has no average; the base lies in bfloat16. "given" is the hint of pairs (Fill50K), which
+may be depth, poses or what else was found in pictures. Unlocked, as sd_locked=False:
+--config.train.trainable="('canny', 'unet/up_*', 'unet/norm_out', 'unet/conv_out')" and
+--config.optim.lr=2e-6.
 """
 
 from ldm_jax import config, families
 
-VARIANTS = ("canny", "given-v2", "depth-v2-v", "pose-sdxl")  # for any other hint too
+VARIANTS = ("canny", "given-v2", "segmentation-v2-v", "hough-sdxl")
 
 
 def get_config(variant="canny"):

@@ -260,6 +260,8 @@ def check(config):
         raise ValueError(
             "--interactive excludes --shard, --overwrite, --cut_prompts and --processes"
         )
+    if CONTROL.value and not HINT.value:
+        raise ValueError("--control hears nothing without --hint: name one for each")
     for row in asked()[1]:
         overridden = config.copy_and_resolve_references()
         overridden.sample.scale = row.get("scale", config.sample.scale)

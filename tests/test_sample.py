@@ -59,7 +59,7 @@ def test_mistakes_are_told_and_nothing_is_written(files):
         (FOX, "--processes=2"): "--processes and --process need each other",
         (FOX, "--processes=2", "--process=2"): "--process=2 is none of --processes=2",
         (FOX, "--interactive", "--shard=3"): "--interactive excludes --shard",
-        (FOX, "--set=guide=demo:first_stage.safetensors"): "cannot guide this model",
+        (FOX, "--set=guide=demo:first_stage.safetensors"): "cannot join this model",
         (FOX, guide, "--negative_prompt=a"): "does nothing where sample.guide",
         (f"--prompts={files / 'scale.jsonl'}", "--set=guidance=cfg_pp", "--scale=1"): (
             r"a scale in \[0, 1\] \(not 7.0\)"
