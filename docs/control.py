@@ -86,10 +86,11 @@ def write_losses(folder):
         for name in RUNS:
             for line in (folder / name / "metrics.jsonl").read_text().splitlines():
                 row = json.loads(line)
+                told = {"run": name, "step": row["step"], "kind": row["kind"]}
                 if row["kind"] == "validation":
-                    told = {"run": name, "step": row["step"]}
-                    told["loss"] = row["loss_simple"]
-                    file.write(json.dumps(told) + "\n")
+                    file.write(json.dumps(told | {"loss": row["loss_simple"]}) + "\n")
+                if row["kind"] == "train" and row["step"] == 20:
+                    file.write(json.dumps(told | {"loss": row["loss"]}) + "\n")
 
 
 def measure(folder):
@@ -135,7 +136,10 @@ def draw():
     axes[0].set(xlabel="steps of 32 pictures", title="how connections start")
     losses = [json.loads(line) for line in LOSSES.read_text().splitlines()]
     for name, (label, _) in RUNS.items():
-        mine = [(row["step"], row["loss"]) for row in losses if row["run"] == name]
+        mine = [
+            row for row in losses if (row["run"], row["kind"]) == (name, "validation")
+        ]
+        mine = [(row["step"], row["loss"]) for row in mine]
         axes[1].plot(*zip(*mine, strict=True), "o-", ms=3, label=label)
     axes[1].set(xlabel="steps of 32 pictures", title="held-out loss, with hints")
     last = {name: max(r["step"] for r in rows if r["run"] == name) for name in RUNS}

@@ -1,5 +1,6 @@
 """The rules of the section `control`: what does nothing, or cannot work, is refused."""
 
+from ldm_jax import control as control_lib
 from ldm_jax import rules
 
 ROLES = ("unet", "first_stage", "cond_stage", "guide")  # of other parameters
@@ -66,10 +67,16 @@ def _encoder(c):
         c.control.connections in ("zero", "gaussian"),
         f"control.connections {c.control.connections!r} must be 'zero' or 'gaussian'",
     )
+    weighting, known = c.sample.hint_weighting, tuple(control_lib.WEIGHTINGS)
     rules.require(
-        c.sample.hint_weighting in ("even", "guess", "resolution"),
-        f"sample.hint_weighting {c.sample.hint_weighting!r} must be 'even', 'guess' or "
-        "'resolution'",
+        weighting in known,
+        f"sample.hint_weighting {weighting!r} must be "
+        f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}",
+    )
+    rules.require(
+        weighting == "even" or not c.sample.guide,
+        f"sample.hint_weighting {weighting!r} tells the null nothing of a hint, and "
+        f"sample.guide {c.sample.guide!r} leads away from no null: it must be 'even'",
     )
 
 

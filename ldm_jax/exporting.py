@@ -29,8 +29,10 @@ def measure_latents(config, system, params, count):
 
 def _branch_alone(config):
     """The hint of the one branch that a run trains, if it trains nothing else."""
-    hints, trained = config.control.hints, config.train.trainable
-    return hints[0] if hints and trained == hints[:1] else None
+    trained = config.train.trainable
+    return (
+        trained[0] if len(trained) == 1 and trained[0] in config.control.hints else None
+    )
 
 
 def export(config, workdir, out, dtype, batches):
@@ -46,7 +48,7 @@ def export(config, workdir, out, dtype, batches):
     if config.task == "latent_diffusion":
         frozen.load(config, system)  # it must be there and fit
         meta["first_stage"] = frozen.digest(config)
-        if branch := _branch_alone(config):
+        if branch := _branch_alone(runs.as_trained(config, workdir)):
             params = {joining.BRANCH: params[branch]}
             meta |= {"hint": branch, "base": frozen.digest_of_start(config)}
     own.save_weights(out, params, config.to_dict(), meta, dtype)

@@ -56,6 +56,11 @@ def start(config, system):
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     shapes = {k: tree for k, tree in shapes.items() if (k == "first_stage") == alone}
     held = trees.nested(own.narrowed(source.tensors, "float32"))
+    if set(held) == {"control"}:
+        raise ValueError(
+            f"train.init {path} is a control branch alone, which has no UNet to go on "
+            "from: name the model that it was trained over"
+        )
     redrawn = config.train.redrawn
     trees.check_patterns(shapes, redrawn, "train.redrawn")
     if config.task == "latent_diffusion":

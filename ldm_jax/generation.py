@@ -145,7 +145,7 @@ def _placed(config, system, params, weights, name):
         shapes = shapes | {"guide": shapes["unet"]}
         params = params | {"guide": joining.guide(config)}
     if config.sample.branches:
-        params = params | joining.branches(config, shapes)
+        params = params | joining.branches(config, shapes, weights)
     params = {role: params.get(role, {}) for role in {**shapes, **params}}
     own.check_tree(jax.tree.map(own.as_read, params), shapes, name)
     params = sharding.put_tree(params, mesh, "reading")

@@ -2,7 +2,7 @@
 
 import jax
 
-from ldm_jax import config_saved, frozen, names, paths, trees
+from ldm_jax import cli, config_saved, frozen, names, paths, trees
 from ldm_jax.data import hints
 from ldm_jax.weights import own
 
@@ -35,8 +35,12 @@ def _check_alike(config, saved, meta, name):
         )
 
 
-def branches(config, shapes):
-    """{hint: its branch} of sample.branches; shapes: those of all parameters."""
+def branches(config, shapes, base):
+    """{hint: its branch} of sample.branches; shapes: those of all parameters.
+
+    base: the digest of the model. A branch that was trained over another one is told
+    of, not refused: over what was tuned from its own base it works.
+    """
     found = {}
     for hint, named in zip(config.control.hints, config.sample.branches, strict=True):
         path = paths.resolve(named)
@@ -44,6 +48,11 @@ def branches(config, shapes):
         _check_alike(config, saved, meta, f"sample.branches {path}")
         there = jax.tree.map(own.as_read, held[BRANCH])
         own.check_tree(there, shapes[hint], f"sample.branches {path}")
+        if meta.get("base", base) != base:
+            cli.say(
+                f"{path} was trained over {meta['base']}, this model is {base}: "
+                "ldm_jax.convert --transfer carries a branch over"
+            )
         found[hint] = held[BRANCH]
     return found
 

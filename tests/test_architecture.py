@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "config_saved": {"config"},
     "config_rules": {"names", *RULES},
     **{name: {"names", "rules"} for name in RULES},
+    "config_rules_control": {"control", "rules"},
     "config_rules_judge": {"config_rules_diffusion", "rules"},
     "config_rules_diffusion": {
         *("config_rules_control", "config_rules_sampling"),

@@ -621,6 +621,9 @@ WITH = {  # of a config with hints: what is changed, and words of what is said
     "sample.hint_weighting 'odd' must be 'even', 'guess' or": dict(
         sample=dict(hint_weighting="odd")
     ),
+    "sample.guide 'weak.safetensors' leads away from no null": dict(
+        sample=dict(hint_weighting="guess", guide="weak.safetensors")
+    ),
     "control.channels is (1.5,) (tuple), it must be of type tuple, like": dict(
         control=dict(channels=(1.5,))
     ),

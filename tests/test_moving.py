@@ -122,3 +122,14 @@ def test_a_branch_alone_is_written_and_read_in_every_layout(tmp_path):
     assert told["_class_name"] == "ControlNetModel"
     assert "up_block_types" not in told and told["conditioning_channels"] == 3
     assert transfer.read(tmp_path / "ours", say=lambda m: None).about["hint"] == "canny"
+
+
+def test_a_lite_branch_and_bases_of_other_latents_are_refused(three):
+    branch, base, other = three
+    lite = weights({"control/light_in/bias": (8,)}, "a lite one")
+    with pytest.raises(ValueError, match="a lite one copied no trunk"):
+        moving.moved(lite, base, other)
+    for model, stage in ((base, "fff"), (other, "ggg")):
+        model.about["first_stage"] = stage
+    with pytest.raises(ValueError, match="latents of two first stages, fff and ggg"):
+        moving.moved(branch, base, other)

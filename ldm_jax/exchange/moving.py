@@ -38,6 +38,16 @@ def moved(branch, base, other):
         raise ValueError(
             f"{branch.origin} was trained over {wanted}, and --base is {given}"
         )
+    if not any(path.startswith(COPY) for path in branch.held):
+        raise ValueError(
+            f"{branch.origin} copied no trunk (control.lite): there is nothing to carry"
+        )
+    stages = (base.about.get("first_stage"), other.about.get("first_stage"))
+    if all(stages) and stages[0] != stages[1]:
+        raise ValueError(
+            f"{base.origin} and {other.origin} are of the latents of two first stages, "
+            f"{stages[0]} and {stages[1]}"
+        )
     held = {
         path: _moved(path, tensor, base, other)
         for path, tensor in branch.held.items()

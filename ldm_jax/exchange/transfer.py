@@ -27,7 +27,8 @@ class Weights:
     held: dict  # path of ours -> weights.tensors.Tensor
     origin: str  # for the header of what is written
     # Of a branch of ours "hint", "first_stage" and "base", digests of what it was
-    # trained over; of a base of ours its "digest".
+    # trained over; of a base of ours its own "digest"
+    # and "first_stage".
     about: dict = dataclasses.field(default_factory=dict)
 
 
@@ -75,8 +76,10 @@ def _read_ours(path, config, say):
         held |= own.open_weights(path.parent / CONTROL)[0].tensors
     say(f"{path}: weights of ldm_jax ({len(held)} arrays)")
     digest = own.digest(path)
-    about = {key: meta[key] for key in BRANCH if key in meta} if branch else {}
-    return Weights(config, held, f"{digest} ({path})", about or {"digest": digest})
+    kept = BRANCH if branch else ("first_stage",)
+    about = {key: meta[key] for key in kept if key in meta}
+    about |= {} if branch else {"digest": digest}
+    return Weights(config, held, f"{digest} ({path})", about)
 
 
 def to_ours(weights, out, dtype):
