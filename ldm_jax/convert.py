@@ -65,7 +65,7 @@ def main(argv):
     weights = read(FROM.value)
     if TRANSFER.value:
         base = read(BASE.value) if BASE.value else None
-        weights = moving.moved(weights, base, read(TRANSFER.value))
+        weights = moving.moved(weights, base, read(TRANSFER.value), cli.say)
     write = transfer.WRITERS[LAYOUT.value]
     write(transfer.with_progress(weights), out, DTYPE.value)
     cli.say(f"wrote {out} in {time.perf_counter() - began:.1f} s")

@@ -82,7 +82,13 @@ def prepare(config, workdir):
     hosts, parts = jax.process_count(), config.train.accumulate
     sharding.check_batch(config.data.batch_size, mesh, hosts, parts)
     given, rest = frozen.start(config, system)
-    rest = frozen.narrowed(rest, config.train.frozen_dtype)
+    held = config.train.frozen_dtype
+    if held != "float32" and not rest:
+        raise ValueError(
+            f"train.frozen_dtype {held!r} does nothing: all that train.init brings is "
+            f"of train.trainable {config.train.trainable}; it must be 'float32'"
+        )
+    rest = frozen.narrowed(rest, held)
     loaded = trees.merge(frozen.load(config, system), rest)
 
     init = initial_state(config, system)

@@ -102,6 +102,13 @@ def config_of(**sections):
     return config_lib.check(c)
 
 
+def with_factor_8(c):
+    """The config with as many levels of the first stage as released hint encoders."""
+    c.first_stage.update(mult=(1, 1, 1, 1), attention=(0, 0, 0, 0))
+    c.data.image_size = 128
+    return c
+
+
 def fill(module, gain=1.0, seed=0):
     """Random weights, none of them zero, in eval mode.
 

@@ -215,6 +215,13 @@ def test_a_locked_base_may_be_held_in_bfloat16(base, begun, tmp_path):
     assert 0 < abs(losses[0] - losses[1]) < 0.05 * losses[0]
 
 
+def test_what_is_all_trained_has_nothing_to_hold_in_bfloat16(base, tmp_path):
+    c = config_of(base, frozen_dtype="bfloat16")
+    c.train.trainable = ("canny", "unet", "cond_stage")
+    with pytest.raises(ValueError, match="frozen_dtype 'bfloat16' does nothing: all"):
+        runs.prepare(c, tmp_path)
+
+
 def dtypes_of(tree):
     return {x.dtype.name for x in jax.tree.leaves(tree)}
 

@@ -1,5 +1,6 @@
 """A control branch keeps what it learnt when it is carried to another base."""
 
+import dataclasses
 import json
 
 import jax
@@ -100,16 +101,48 @@ def test_what_does_not_fit_is_named(three):
         moving.moved(branch, base, empty)
 
 
-def test_a_branch_alone_is_written_and_read_in_every_layout(tmp_path):
+def test_files_that_cannot_say_that_they_belong_together_are_told_of(three):
+    branch, base, other = three
+    told = []
+    moving.moved(branch, base, other, told.append)
+    assert not told
+    silent = dataclasses.replace(base, about={})
+    moving.moved(branch, silent, other, told.append)
+    released = dataclasses.replace(branch, about={})
+    moving.moved(released, base, other, told.append)
+    assert [line.split(" does not say")[0] for line in told] == ["its base", "a branch"]
 
-    config = tiny_stable_diffusion.get_config("v1")
+
+def drawn(config):
+    """The Weights of a branch of a config."""
     shapes = jax.eval_shape(system.init_control(config), jax.random.key(0))
     gen = np.random.default_rng(0)
     held = {
         f"control/{path}": own.held(gen.standard_normal(x.shape, np.float32))
         for path, x in trees.flatten(shapes).items()
     }
-    branch = transfer.Weights(config, held, "a test", {"hint": "canny"})
+    return transfer.Weights(config, held, "a test", {"hint": "canny"})
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_a_branch_that_a_layout_has_no_names_for_is_refused(layout, tmp_path):
+    out = tmp_path / ("one.safetensors" if layout == "original" else "folder")
+    for knob, value, reason in (
+        ("lite", True, f"'{layout}' knows no branch without a trunk .control.lite"),
+        ("channels", (16, 32, 96), "halves a hint at each of .* factor is 2"),
+    ):
+        config = tiny_stable_diffusion.get_config("v1")
+        config.control[knob] = value
+        with pytest.raises(ValueError, match=reason):
+            transfer.WRITERS[layout](drawn(config), out, None)
+        assert not out.exists()
+
+
+def test_a_branch_alone_is_written_and_read_in_every_layout(tmp_path):
+    config = tiny_stable_diffusion.get_config("v1")
+    config.control.update(hints=("canny",), channels=(16, 32))
+    branch = drawn(config)
+    held = branch.held
     places = {"ours": "ours", "original": "one.safetensors", "diffusers": "folder"}
     for layout, name in places.items():
         out = tmp_path / name

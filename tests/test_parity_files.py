@@ -117,7 +117,7 @@ def test_folder(name, tmp_path):
 
 
 def test_controlnet(tmp_path):
-    c = parity.config_of(**parity_models.SD1.sections)
+    c = parity.with_factor_8(parity.config_of(**parity_models.SD1.sections))
     branch = parity_models.torch_controlnet(parity_models.SD1)
     rows = released.control_rows(c, "diffusers")
     (component,) = rows

@@ -122,7 +122,7 @@ def test_controlnet():
         )
         expected = parity.nhwc(parity_models.torch_says(other, inputs, **more))
 
-    rows = released.control_rows(c, "diffusers")
+    rows = released.control_rows(parity.with_factor_8(c), "diffusers")
     (component,) = rows
     control = parity.read(rows, {component: branch.state_dict()})["control"]
     z, t, context, vector = parity_models.arguments(inputs)
@@ -154,7 +154,7 @@ def test_two_controlnets_add_up_as_in_diffusers():
             *(inputs.z, inputs.t, inputs.context, hints, loud), return_dict=False
         )
 
-    rows = released.control_rows(c, "diffusers")
+    rows = released.control_rows(parity.with_factor_8(c), "diffusers")
     (component,) = rows
     params = {
         name: parity.read(rows, {component: net.state_dict()})["control"]

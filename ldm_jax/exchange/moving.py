@@ -18,11 +18,12 @@ from ldm_jax.weights import own
 TRUNK, COPY = "unet/trunk/", "control/trunk/"
 
 
-def moved(branch, base, other):
+def moved(branch, base, other, say=print):
     """The transfer.Weights of a branch for `other`, all three not read yet.
 
     branch: may hold its base too, and then `base` may be None and the other base comes
-    with it. Raises ValueError where one of them lacks an array or has another shape.
+    with it. Raises ValueError where one of them lacks an array or has another shape,
+    and says where the files cannot tell that `base` is the one.
     """
     if not any(path.startswith("control/") for path in branch.held):
         raise ValueError(f"{branch.origin} holds no control branch")
@@ -37,6 +38,12 @@ def moved(branch, base, other):
     if wanted and given and wanted != given:
         raise ValueError(
             f"{branch.origin} was trained over {wanted}, and --base is {given}"
+        )
+    if base is not branch and not (wanted and given):
+        silent = base.origin if wanted else branch.origin
+        say(
+            f"{silent} does not say which base that is: that {branch.origin} was "
+            f"trained over {base.origin} is taken from the command line"
         )
     if not any(path.startswith(COPY) for path in branch.held):
         raise ValueError(

@@ -160,8 +160,8 @@ def parameter_shapes(config):
     return {role: tree for role, tree in shapes.items() if role != "discriminator"}
 
 
-def flax_controlnet(arch, linear):
-    return names_flax.of(names_diffusers.controlnet(arch, linear))
+def flax_controlnet(arch, linear, levels):
+    return names_flax.of(names_diffusers.controlnet(arch, linear, levels))
 
 
 def alone(rows):
@@ -185,11 +185,26 @@ CONTROL = {
 
 
 def control_rows(config, layout):
-    """The same of a control branch for a config's UNet, at the path "control"."""
+    """The same of a control branch for a config's UNet, at the path "control".
+
+    Raises ValueError where the layout's networks have no such branch.
+    """
     modules, component, prefix = names.pick(CONTROL, layout)
-    arch = unet_arch(config)
+    arch, channels = unet_arch(config), config.control.channels
+    if config.control.lite:
+        raise ValueError(
+            f"the layout {layout!r} knows no branch without a trunk (control.lite): "
+            "use --layout=ours or orbax"
+        )
+    factor = system_lib.arch_of_first_stage(config).factor
+    if 2 ** (len(channels) - 1) != factor:
+        raise ValueError(
+            f"the layout {layout!r} halves a hint at each of control.channels "
+            f"{channels} but the first, and the first stage's factor is {factor}: use "
+            "--layout=ours or orbax"
+        )
     shapes = jax.eval_shape(system_lib.init_control(config), jax.random.key(0))
-    tree = modules(arch, is_linear(config))
+    tree = modules(arch, is_linear(config), len(channels))
     return {component: layouts.rows(tree, shapes, "control", prefix)}
 
 

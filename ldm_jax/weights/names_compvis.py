@@ -102,10 +102,13 @@ def unet(arch, linear):
     return modules | layouts.named("", {"norm_out": "out.0", "conv_out": "out.2"})
 
 
-def controlnet(arch, linear):
-    """A control branch: its trunk, the hint encoder and the zero convolutions."""
+def controlnet(arch, linear, levels=4):
+    """A control branch: its trunk, the hint encoder and the zero convolutions.
+
+    levels: of the hint encoder; the original's has 4.
+    """
     modules = layouts.below("trunk", trunk(arch, linear))
-    hints = [f"hint_{i}" for i in range(7)] + ["hint_out"]
+    hints = [f"hint_{i}" for i in range(2 * levels - 1)] + ["hint_out"]
     places = {hint: f"input_hint_block.{2 * i}" for i, hint in enumerate(hints)}
     skips = sum(block.kind != "attn" for block in walks.trunk(arch)) - 2 + 1
     places |= {f"zero_{i}": f"zero_convs.{i}.0" for i in range(skips)}

@@ -73,11 +73,11 @@ def unet(arch, linear):
     )
 
 
-def controlnet(arch, linear):
-    """ControlNetModel."""
+def controlnet(arch, linear, levels=4):
+    """ControlNetModel; levels: of its conditioning_embedding_out_channels."""
     modules = layouts.below("trunk", trunk(arch, linear))
     where = "controlnet_cond_embedding"
-    places = {f"hint_{i + 1}": f"{where}.blocks.{i}" for i in range(6)}
+    places = {f"hint_{i + 1}": f"{where}.blocks.{i}" for i in range(2 * levels - 2)}
     places |= {"hint_0": f"{where}.conv_in", "hint_out": f"{where}.conv_out"}
     skips = sum(block.kind != "attn" for block in walks.trunk(arch)) - 2 + 1
     places |= {f"zero_{i}": f"controlnet_down_blocks.{i}" for i in range(skips)}
