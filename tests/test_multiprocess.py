@@ -69,6 +69,33 @@ def test_two_processes_compute_what_one_does(stage, tmp_path):
             assert row[name] == pytest.approx(want[name], rel=1e-5)
 
 
+def test_two_processes_train_the_branch_that_one_does(stage, exported, tmp_path):
+    """Over a split base; each judges what is drawn by a judge of its own."""
+
+    def command(workdir):
+        return [
+            *flags(workdir, stage, 2),
+            *(f"--config.train.init={exported}", "--config.train.trainable=('depth',)"),
+            *("--config.control.hints=('depth',)", "--config.control.channels=(4, 8)"),
+            *("--config.data.image_size=64", "--config.train.validate_every=2"),
+            "--config.train.picture_every=2",
+        ]
+
+    ended = together(*[command(tmp_path / "two")] * 2)
+    assert [code for code, _ in ended] == [0, 0], ended
+    code, printed = commands.run(*command(tmp_path / "one"), devices=4)
+    assert code == 0, printed
+    two, one = (commands.rows(tmp_path / name) for name in ("two", "one"))
+    assert [row["kind"] for row in two] == [row["kind"] for row in one]
+    assert {"train", "validation", "control"} <= {row["kind"] for row in two}
+    for row, want in zip(two, one, strict=True):
+        assert row.keys() == want.keys()
+        for name in row.keys() - {"kind", "loss_by_t"}:
+            assert row[name] == pytest.approx(want[name], rel=1e-3, abs=1e-5), name
+    read = [row for row in two if "adherence_depth" in row]
+    assert len(read) == 1 and -1 <= read[0]["adherence_depth"] <= 1
+
+
 def test_two_processes_encode_what_one_does(stage, tmp_path):
     """One of them finds its part there and waits for the other."""
 
