@@ -1,10 +1,22 @@
-"""Control branches at the seam and in a System: what hears them, what learns, rules."""
+"""What control branches add at the seam and in a System, and how loud they are."""
 
-import functools
-
-import helpers
+from controlled import (
+    ALL_ALIKE,
+    BATCH,
+    CONNECTIONS,
+    SIDE,
+    Z_T,
+    T,
+    asker,
+    assert_same,
+    batch_of,
+    config_of,
+    fresh,
+    params_of,
+    rigged,
+    without,
+)
 import jax
-from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,72 +30,9 @@ from ldm_jax import (
     grids,
     inputs,
     knobs,
-    runs,
     system,
-    trees,
 )
 from ldm_jax.data import hints as hints_lib
-from ldm_jax.models import unet as unet_lib
-
-BATCH, SIDE = 4, 8
-ALL_ALIKE = dict(cond_stage=dict(kind="none", classes=0, drop=0.0))
-ALL_ALIKE |= dict(sample=dict(scale=1.0), unet=dict(mid_depth=0))
-CONNECTIONS = 5  # of two levels with a block each
-
-
-def config_of(hints=("canny", "depth"), **sections):
-    """Classes to pictures of 8x8, in pixels: as little to compile as there may be."""
-    c = config.latent_diffusion()
-    c.data.update(name="emoji_scenes", image_size=SIDE, batch_size=BATCH)
-    c.first_stage.update(kind="identity", mult=(1,), attention=(0,))
-    c.cond_stage.update(kind="label", classes=5, width=8, drop=0.25)
-    c.unet.update(channels=8, mult=(1, 2), blocks=1, depths=(0, 0), mid_depth=1)
-    c.unet.update(head_channels=8, groups=4)
-    c.control.update(hints=hints, channels=(4, 8))
-    c.train.update(pictures=2, trainable=hints[:1])
-    c.sample.update(grid="trailing", steps=2, scale=3.0)
-    for section, changes in sections.items():
-        c[section].update(changes)
-    return config.check(c)
-
-
-def fresh(params, *names):
-    """The parameters with those branches as new ones: what connects them is zero."""
-
-    def silent(path, leaf):
-        mine = path.split("/")[0] in names
-        connects = path.split("/")[1].startswith(("zero_", "hint_out"))
-        return 0 * leaf if mine and connects else leaf
-
-    return trees.nested({k: silent(k, v) for k, v in trees.flatten(params).items()})
-
-
-def params_of(built):
-    return helpers.random_params(jax.eval_shape(built.init, jax.random.key(0)))
-
-
-def batch_of(built):
-    gen = np.random.default_rng(0)
-    batch = helpers.random_batch(built.heldout)
-    if "label" in batch:
-        batch["label"] = jnp.asarray(gen.integers(0, 4, BATCH), jnp.int32)
-    return batch
-
-
-def without(batch, *hints):
-    return {k: v for k, v in batch.items() if k not in map(control.key, hints)}
-
-
-def asker(built):
-    """(params, z_t, t, batch, strengths=None) -> Pred, compiled."""
-
-    def run(params, z_t, t, batch, strengths=None):
-        cond = built.condition(params, batch)
-        if strengths is not None:
-            cond = cond.replace(strengths=strengths)
-        return built.denoise(params, z_t, t, cond)
-
-    return jax.jit(run)
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +42,7 @@ def c():
 
 @pytest.fixture(scope="module")
 def rig(c):
-    """(system, params, keys, batch with both hints); no parameter is zero."""
-    built = system.build(c)
-    keys = jax.random.split(jax.random.key(1), BATCH)
-    return built, params_of(built), keys, batch_of(built)
+    return rigged(c)
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +53,6 @@ def ask(rig):
 @pytest.fixture(scope="module")
 def draw(rig):
     return jax.jit(rig[0].draw)
-
-
-Z_T, T = helpers.normal(7, BATCH, SIDE, SIDE, 3), jnp.array([0.0, 9.5, 500.0, 999.0])
-
-
-def assert_same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def ones(*names):
@@ -354,162 +293,6 @@ def test_another_strength_weighting_or_scale_compiles_nothing(c, rig):
         assert all(np.abs(a - b).max() > 1e-3 for b in drawn[:i]), i
 
 
-# What learns
-
-UNLOCKED = ("canny", "unet/up_*", "unet/norm_out", "unet/conv_out")
-
-
-@pytest.fixture(scope="module")
-def learn(rig):
-    """(params) -> (loss, gradients) of canny's branch, all else frozen."""
-    built, _, keys, batch = rig
-
-    @jax.jit
-    def run(params):
-        trained, frozen = trees.split(params, ("canny",))
-        told = trained, frozen, {}, jnp.int32(0), keys, without(batch, "depth")
-        grads, _, metrics = built.grads(*told)
-        return metrics["loss"], grads
-
-    return run
-
-
-def under(tree, start):
-    flat = trees.flatten(tree)
-    return [leaf for name, leaf in flat.items() if name.startswith(start)]
-
-
-def test_zero_convolutions_learn_first_and_then_the_trunk(rig, learn):
-    _, params, *_ = rig
-    params, lowered = fresh(params, "canny"), []
-    for step in range(3):
-        loss, grads = learn(params)
-        assert grads.keys() == {"canny"}
-        for start, first in {
-            "zero_": 0,
-            "trunk": 1,
-            "hint_out": 1,
-            "hint_0": 2,
-        }.items():
-            found = [np.any(x) for x in under(grads["canny"], start)]
-            assert found and all(found) == any(found) == (step >= first), (start, step)
-        step = jax.tree.map(lambda p, g: p - 0.2 * g, params["canny"], grads["canny"])
-        params = params | {"canny": step}
-        lowered.append(float(loss))
-    assert lowered[2] < lowered[0]
-
-
-def convolutions(jaxpr):
-    """How many there are in a jaxpr and in those within it."""
-    count = 0
-    for eqn in jaxpr.eqns:
-        count += eqn.primitive.name == "conv_general_dilated"
-        for inner in jaxprs_in_params(eqn.params):
-            count += convolutions(inner)
-    return count
-
-
-@pytest.fixture(scope="module")
-def learning(rig):
-    """(*patterns) -> (convolutions of a step, shapes of its gradients)."""
-    built, params, keys, batch = rig
-
-    @functools.cache
-    def run(*patterns):
-        trained, frozen = trees.split(params, patterns)
-        told = trained, frozen, {}, jnp.int32(0), keys, without(batch, "depth")
-        jaxpr, shapes = jax.make_jaxpr(built.grads, return_shape=True)(*told)
-        return convolutions(jaxpr.jaxpr), shapes[0]
-
-    return run
-
-
-def test_gradients_go_through_the_locked_decoder_and_not_its_encoder(c, rig, learning):
-    """A convolution is one forwards, one for its weights, one for what it was given."""
-    _, params, _, batch = rig
-    arch, context = system.arch_of_unet(c), jnp.zeros((BATCH, 1, 8))
-    count = lambda run, *args: convolutions(jax.make_jaxpr(run)(*args).jaxpr)
-
-    def of(net, role, *args):
-        run = lambda params, z: net.apply({"params": params}, z, T, *args)
-        return count(run, role, Z_T)
-
-    trunk = of(unet_lib.Trunk(arch), params["unet"]["trunk"], context, None)
-    decoder = of(unet_lib.UNet(arch), params["unet"], context) - trunk
-    branch = branches.net(c.control, arch, 1)
-    branch = of(branch, params["canny"], batch["hint_canny"] / 255.0, context)
-    assert min(trunk, decoder, branch) > 5
-
-    # Nobody asks for the gradients of z_t and of the hint.
-    assert learning("canny")[0] == trunk + 2 * decoder + 3 * branch - 2
-    assert learning(*UNLOCKED)[0] == trunk + 3 * decoder + 3 * branch - 2
-    assert learning("canny", "unet")[0] == 3 * (trunk + decoder + branch) - 3
-
-
-def test_captions_are_dropped_while_hints_stay(rig):
-    _, params, keys, batch = rig
-    built = system.build(config_of(("canny",), cond_stage=dict(drop=1.0)))
-    run = jax.jit(lambda *told: built.grads(*told)[2]["loss"])
-    trained, frozen = trees.split(params, ("canny",))
-    batch = without(batch, "depth")
-
-    def loss(**changes):
-        told = batch | changes
-        return float(run(trained, frozen, {}, jnp.int32(0), keys, told))
-
-    assert loss(label=(batch["label"] + 1) % 4) == loss()
-    assert abs(loss(hint_canny=batch["hint_canny"][::-1]) - loss()) > 1e-4
-
-
-def state_shapes(c):
-    built = system.build(c)
-    return jax.eval_shape(runs.initial_state(c, built), jax.random.key(0))
-
-
-def test_the_optimizer_has_nothing_of_what_is_frozen(c):
-    state = state_shapes(c)
-    assert state.params.keys() == state.ema.keys() == {"canny"}
-    branch = helpers.count(state.params)
-    held = helpers.count(jax.tree.leaves(state.opt_state))
-    assert 2 * branch <= held < 2 * branch + 10  # Adam's moments, and counters
-    everything = jax.eval_shape(system.build(c).init, jax.random.key(0))
-    assert branch == helpers.count(everything["canny"])
-
-
-def test_an_unlocked_decoder_trains_and_nothing_else(rig, learning):
-    """The originals' sd_locked False: output_blocks and out."""
-    c = config_of(("canny",), train=dict(trainable=UNLOCKED))
-    params = state_shapes(c).params
-    assert params.keys() == {"canny", "unet"}
-    everything = jax.eval_shape(system.build(c).init, jax.random.key(0))
-    assert params["canny"].keys() == everything["canny"].keys()
-    assert set(everything["unet"]) - set(params["unet"]) == {"trunk"}
-    trained, _ = trees.split(rig[1], UNLOCKED)
-    grads = learning(*UNLOCKED)[1]
-    assert jax.tree.structure(grads) == jax.tree.structure(trained)
-    # A pattern that matches nothing is told.
-    c.train.trainable = (*UNLOCKED, "unet/out")
-    with pytest.raises(ValueError, match="'unet/out' matches no parameter"):
-        state_shapes(c)
-
-
-# Validation
-
-
-def test_validation_says_how_loud_each_connection_is(rig):
-    """Root mean squares of what is added, by hand; 0 of a fresh branch."""
-    built, params, keys, batch = rig
-    one = without(batch, "depth")
-    run = jax.jit(built.validate)
-    sides = {"new": fresh(params, "canny"), "old": params}
-    spoken = {name: run(told, keys, one) for name, told in sides.items()}
-    names = [f"residual_canny_{i:02}" for i in range(CONNECTIONS)]
-    assert spoken["old"].keys() == {"loss_simple", "loss_vlb", "t", *names}
-    assert all(x.shape == (BATCH,) for x in spoken["old"].values())
-    assert not any(spoken["new"][name].any() for name in names)
-    assert all((spoken["old"][name] > 0).all() for name in names)
-
-
 def test_loudness_is_a_root_mean_square(c, rig, said):
     built, params, _, batch = rig
     net = branches.net(c.control, system.arch_of_unet(c), factor=1)
@@ -578,106 +361,3 @@ def test_a_batch_of_training_has_the_hints_of_its_pictures(c):
         found["hint_canny"], hints_lib.canny(example["image"])
     )
     assert found["image"] is example["image"] and example.keys() == {"image"}
-
-
-# Rules
-
-WITH = {  # of a config with hints: what is changed, and words of what is said
-    "control.hints ('canny', 'canny') must differ": dict(
-        control=dict(hints=("canny", "canny"))
-    ),
-    "control.hints ('unet',) must differ from each other and from": dict(
-        control=dict(hints=("unet",))
-    ),
-    "control.hints (1,) must hold nothing but texts": dict(control=dict(hints=(1,))),
-    "sample.branches (3, 4) must hold nothing but texts": dict(
-        sample=dict(branches=(3, 4))
-    ),
-    "sample.hint_strengths ('a', 'b') must hold nothing but numbers": dict(
-        sample=dict(hint_strengths=("a", "b"))
-    ),
-    "sample.hint_strengths (1.0,) must be empty or have one entry for each of control.h"
-    "ints ('canny', 'depth')": dict(sample=dict(hint_strengths=(1.0,))),
-    "sample.branches ('a', 'b', 'c') must be empty or have one": dict(
-        sample=dict(branches=("a", "b", "c"))
-    ),
-    "data.latents 'kept' must be '': control.hints ('canny', 'depth') are of": dict(
-        data=dict(latents="kept"),
-        first_stage=dict(
-            kind="kl", mult=(1, 2), attention=(0, 0), z_channels=3, embed_channels=3
-        ),
-    ),
-    "control.channels () must be widths of as many levels": dict(
-        control=dict(channels=())
-    ),
-    "control.channels (4, 0) must be widths": dict(control=dict(channels=(4, 0))),
-    "control.channels (4, 8) must be widths of as many levels as make a hint the first "
-    "stage's factor 4 smaller": dict(
-        first_stage=dict(kind="kl", mult=(1, 2, 4), attention=(0, 0, 0)),
-    ),
-    "control.connections 'one' must be 'zero' or 'gaussian'": dict(
-        control=dict(connections="one")
-    ),
-    "sample.hint_weighting 'odd' must be 'even', 'guess' or": dict(
-        sample=dict(hint_weighting="odd")
-    ),
-    "sample.guide 'weak.safetensors' leads away from no null": dict(
-        sample=dict(hint_weighting="guess", guide="weak.safetensors")
-    ),
-    "control.channels is (1.5,) (tuple), it must be of type tuple, like": dict(
-        control=dict(channels=(1.5,))
-    ),
-    "train.frozen_dtype 'bfloat16' must be 'float32', or 'bfloat16' for what train.init"
-    " brings": dict(train=dict(frozen_dtype="bfloat16")),
-    "train.frozen_dtype 'float16' must be": dict(
-        train=dict(frozen_dtype="float16", init="base.safetensors")
-    ),
-}
-ALONE = {  # of one without, which has nobody who hears
-    "control.channels": (4, 8),
-    "control.connections": "gaussian",
-    "control.lite": True,
-    "control.only_mid": True,
-    "sample.branches": ("a",),
-    "sample.hint_strengths": (1.0,),
-    "sample.hint_weighting": "guess",
-}
-
-
-@pytest.mark.parametrize("words", WITH)
-def test_what_cannot_work_is_refused(words):
-    with pytest.raises((ValueError, TypeError)) as caught:
-        config_of(**WITH[words])
-    assert words in str(caught.value)
-
-
-@pytest.mark.parametrize("key", ALONE)
-def test_what_does_nothing_without_hints_is_refused(key):
-    c = helpers.tiny_config()
-    section, name = key.split(".")
-    c[section][name] = ALONE[key]
-    with pytest.raises(ValueError) as caught:
-        config.check(c)
-    assert str(caught.value).startswith(f"{key} {ALONE[key]!r} does nothing where cont")
-
-
-def test_what_may_be_is_taken():
-    held = dict(frozen_dtype="bfloat16", init="base.safetensors")
-    c = config_of(
-        train=held,
-        control=dict(channels=(4,), connections="gaussian", lite=True, only_mid=True),
-        sample=dict(branches=("a", "b"), hint_strengths=(1, 0.5)),
-    )
-    halves = knobs.of(c)["hints"]
-    assert list(halves) == ["canny", "depth"]
-    np.testing.assert_array_equal(halves["depth"]["told"], [0, 0, 0, 0, 0.5])
-
-
-def test_an_unknown_hint_and_one_that_no_example_has_are_named():
-    with pytest.raises(ValueError, match="'cany' is not one of .* did you mean 'canny"):
-        inputs.check(config_of(("cany",)))
-    c = config_of(("pose",), **ALL_ALIKE)
-    prepare = inputs.prepare(c)
-    words = "control.hints 'pose' is made of joints, image, and an example has no joint"
-    with pytest.raises(ValueError, match=words):
-        prepare({"image": np.zeros((8, 8, 3), np.uint8)})
