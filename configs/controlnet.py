@@ -27,6 +27,6 @@ def get_config(variant="canny"):
     c.train.update(init=f"{base}/diffusion.safetensors", trainable=(hint,))
     c.train.update(frozen_dtype="bfloat16", ema_decay=0.0)
     c.train.update(validate_every=300, picture_every=300)
-    c.optim.update(schedule="constant", warmup_steps=10_000)
+    c.optim.schedule = "constant"
     c.sample.scale = 9.0
     return config.check(c)
