@@ -277,10 +277,13 @@ def test_version_2_leaves_its_last_block_out_of_a_diffusers_folder(
 
 
 def test_a_control_branch_is_written_and_read_beside_its_model(tmp_path):
-    shapes = jax.eval_shape(system.init_control(config()), jax.random.key(0))
+    c = config()
+    c.control.update(hints=("canny",), channels=(16, 32))
+    shapes = jax.eval_shape(system.init_control(c), jax.random.key(0))
     branch = drawn({"control": shapes}, seed=1)
-    both = weights(**branch)
-    assert_held(read(write(both, tmp_path, "original")), {**arrays("v1"), **branch})
+    both = dataclasses.replace(weights(**branch), config=c)
+    whole = write(both, tmp_path, "original")
+    assert_held(read(whole, config_=c), {**arrays("v1"), **branch})
     with pytest.raises(
         ValueError, match="this is cond_stage, control, first_stage, unet"
     ):
@@ -290,7 +293,7 @@ def test_a_control_branch_is_written_and_read_beside_its_model(tmp_path):
     assert_held(alone, branch)
     out = tmp_path / "alone.safetensors"
     transfer.to_original(alone, out, None)
-    assert_held(read(out), branch)
+    assert_held(read(out, config_=c), branch)
 
 
 def test_a_first_stage_alone_is_written_and_read(tmp_path):
