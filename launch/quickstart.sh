@@ -49,7 +49,7 @@ redrawn=(
   "a pig and a house on a road under a pink sky"
   "a tiger and a tent on snow under a cloudy sky"
 )
-echo "quickstart: drawing ${#redrawn[@]} more by the edges of one of them"
+echo "quickstart: drawing $((2 * ${#redrawn[@]})) more by the edges of one of them"
 python -m ldm_jax.sample "${redrawn[@]/#/--prompt=}" --control=demo:canny.safetensors \
   --hint="$out/00008.png" --annotate --n=2 --seed=0 --overwrite --out="$out/control"
 echo "quickstart: installed in $installed s, sampled in $((SECONDS - start)) s;" \
