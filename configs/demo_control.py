@@ -6,7 +6,7 @@
   python -m ldm_jax.evaluate --config=configs/demo_control.py:canny \
       --workdir=runs/canny --task=control
 
-Any key of data.hints.HINTS that scenes have: canny, scribble, segmentation, depth,
+Any key of data.hints.HINTS that scenes have: canny, scribble, segments, depth,
 pose, ... As in the paper (Zhang et al., 2023) the text model is locked and half of the
 captions are empty; unlike there Muon trains, as it did the text model.
 What came out is in docs/control.md.
@@ -14,7 +14,7 @@ What came out is in docs/control.md.
 
 from ldm_jax import config
 
-VARIANTS = ("canny", "scribble", "segmentation", "depth", "pose")
+VARIANTS = ("canny", "scribble", "segments", "depth", "pose")
 
 
 def get_config(hint="canny"):

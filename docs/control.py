@@ -76,6 +76,7 @@ def wanted(folder):
         rows += [(name, step, "full", "CFG") for step in steps]
         last = steps[-1]
         rows += [(name, last, said, "CFG") for said in control_fidelity.PROMPTS[1:]]
+    last = checkpoints(folder / "canny")[-1]
     for said in control_fidelity.PROMPTS:
         rows += [("canny", last, said, guide) for guide in GUIDANCE]
     return list(dict.fromkeys(rows))

@@ -23,7 +23,7 @@ TASKS = {  # folder -> its sheet, and what is in a group of its columns
     "inpainting": ("restoration", "hole, mean, Telea, drawn, real"),
 }
 
-HINTS = ("canny", "scribble", "segmentation", "depth", "pose")
+HINTS = ("canny", "scribble", "segments", "depth", "pose")
 CONTROL = {name: ("control", "hint, drawn, without it, real") for name in HINTS}
 CONTROL["two"] = ("control", "edges, depth, drawn, without them, real")
 SHEETS = {"tasks": ("tasks", TASKS), "control": ("control_sheet", CONTROL)}

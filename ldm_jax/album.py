@@ -210,7 +210,9 @@ def _hash(model):
     """Of what besides its weights and settings makes a model draw what it draws."""
     sections = ("schedule", "first_stage", "cond_stage", "unet", "loss")
     told = {name: model.config[name].to_dict() for name in sections}
-    files = [model.config.sample.guide]
+    if model.config.control.hints:
+        told["control"] = model.config.control.to_dict()
+    files = [model.config.sample.guide, *model.config.sample.branches]
     files += [told["first_stage"].pop("weights"), told["cond_stage"].pop("vocabulary")]
     told["files"] = [own.digest(paths.resolve(name)) for name in files if name]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]

@@ -7,6 +7,7 @@ ROLES = ("unet", "first_stage", "cond_stage", "guide")  # of other parameters
 # Knobs that do nothing without a hint, and what they must be then.
 UNHEARD = {
     "control.channels": (16, 32, 96, 256),
+    "control.init": (),
     "control.connections": "zero",
     "control.lite": False,
     "control.only_mid": False,
@@ -16,6 +17,7 @@ UNHEARD = {
 }
 ELEMENTS = {
     "control.hints": str,
+    "control.init": str,
     "control.channels": int,
     "sample.branches": str,
     "sample.hint_strengths": (int, float),
@@ -41,7 +43,7 @@ def control(c):
         len(set(hints)) == len(hints) and not set(hints) & set(ROLES),
         f"control.hints {hints} must differ from each other and from {ROLES}",
     )
-    for key in ("sample.branches", "sample.hint_strengths"):
+    for key in ("control.init", "sample.branches", "sample.hint_strengths"):
         rules.require(
             len(_at(c, key)) in (0, len(hints)),
             f"{key} {_at(c, key)} must be empty or have one entry for each of "
@@ -51,6 +53,11 @@ def control(c):
         not hints or not c.data.latents,
         f"data.latents {c.data.latents!r} must be '': control.hints {hints} are of the "
         "pictures' size, and only what is smaller is kept beside the latents",
+    )
+    rules.require(
+        c.train.init or not c.control.init,
+        f"control.init {c.control.init} begins branches over the model of train.init, "
+        "which is empty: name that too, or leave it ()",
     )
     if hints:
         _encoder(c)

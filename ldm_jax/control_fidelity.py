@@ -3,7 +3,7 @@
   canny, hough   f1: of the lines found in the picture against those told, a pixel off
                  at most; chamfer: their mean distance in pixels
   scribble       the same of Canny's edges against the strokes, two pixels off at most
-  segmentation   miou, as in ldm_jax/condition_fidelity.py, of the judge's segments
+  segments       miou, as in ldm_jax/condition_fidelity.py, of the judge's segments
   depth, normal  correlation, within each picture, of the told depth with what the
                  reader (a judge that was taught depth and joints) reads off it, both
                  less the mean of all told depths
@@ -94,7 +94,7 @@ MEASURES = {
     "canny": lines("canny", hints.canny, 1),
     "hough": lines("hough", hints.hough, 1),
     "scribble": lines("scribble", hints.canny, 2),
-    "segmentation": Measure("segments", ("segmentation",), condition_fidelity.semantic),
+    "segments": Measure("segments", ("segmentation",), condition_fidelity.semantic),
     "depth": Measure("depth", ("depth",), depth),
     "normal": Measure("depth", ("depth",), depth),
     "pose": Measure("joints", ("joints",), pose),

@@ -74,7 +74,6 @@ from ldm_jax import (
     scene_fidelity,
     sharding,
 )
-from ldm_jax import config as config_lib
 
 # Pictures by default, and of what.
 COUNTS = {"scenes": 512, "features": 2000, "reconstruction": 256}
@@ -168,17 +167,13 @@ def named():
     config, weights = reconstruction.named(CONFIG.value, WORKDIR.value, WEIGHTS.value)
     if STEP.value is not None and WORKDIR.value is None:
         raise ValueError("--step is of a run: name its --workdir and --config too")
-    changed = {"sampler": SAMPLER.value, "grid": GRID.value}
-    changed |= {"steps": STEPS.value, "scale": SCALE.value}
-    changed = {key: value for key, value in changed.items() if value is not None}
-    if changed and config.task != "latent_diffusion":
-        raise ValueError(f"--{min(changed)} is of sampling; {config.task} has none")
-    if changed:
-        config.sample.update(changed)
-    config.update_from_flattened_dict(joining.with_branches(CONTROL.value))
-    if WEIGHTING.value:
-        config.sample.hint_weighting = WEIGHTING.value
-    return config_lib.check(config), weights
+    told = {"sampler": SAMPLER.value, "grid": GRID.value, "steps": STEPS.value}
+    told |= {"scale": SCALE.value, "hint_weighting": WEIGHTING.value}
+    told |= joining.with_branches(CONTROL.value)
+    told = {key: value for key, value in told.items() if value is not None}
+    if WORKDIR.value or CONFIG.value is None:
+        joining.check_free(config, told)
+    return (generation.overridden(config, told) if told else config), weights
 
 
 def count():

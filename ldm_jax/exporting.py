@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from ldm_jax import evaluation, frozen, inputs, joining, pictures, runs, train_step
+from ldm_jax import evaluation, frozen, inputs, pictures, runs, train_step
 from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
@@ -49,7 +49,7 @@ def export(config, workdir, out, dtype, batches):
         frozen.load(config, system)  # it must be there and fit
         meta["first_stage"] = frozen.digest(config)
         if branch := _branch_alone(runs.as_trained(config, workdir)):
-            params = {joining.BRANCH: params[branch]}
+            params = {frozen.BRANCH: params[branch]}
             meta |= {"hint": branch, "base": frozen.digest_of_start(config)}
     own.save_weights(out, params, config.to_dict(), meta, dtype)
     return meta | {"parameters": sum(x.size for x in jax.tree.leaves(params))}

@@ -4,10 +4,12 @@ import functools
 
 import jax
 
-from ldm_jax import paths, trees
+from ldm_jax import config_saved, paths, trees
 from ldm_jax import system as system_lib
 from ldm_jax.models import perceptual as perceptual_lib
 from ldm_jax.weights import cache, own
+
+BRANCH = "control"  # the role of a control branch in a file of its own
 
 
 def load(config, system=None):
@@ -44,7 +46,7 @@ def start(config, system):
     """(trained, rest): what train.init holds, not read yet.
 
     All but the first stage, or of a first stage just that, without its adversary; of
-    either without what train.redrawn names.
+    either without what train.redrawn names. With the branches of control.init.
     Trees of weights.tensors.Tensor; both are empty without a file. Raises
     FileNotFoundError or ValueError naming it and what does not fit.
     """
@@ -56,14 +58,16 @@ def start(config, system):
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     shapes = {k: tree for k, tree in shapes.items() if (k == "first_stage") == alone}
     held = trees.nested(own.narrowed(source.tensors, "float32"))
-    if set(held) == {"control"}:
+    if set(held) == {BRANCH}:
         raise ValueError(
             f"train.init {path} is a control branch alone, which has no UNet to go on "
-            "from: name the model that it was trained over"
+            "from: name the model that it was trained over, and the branch by "
+            "control.init"
         )
     redrawn = config.train.redrawn
     trees.check_patterns(shapes, redrawn, "train.redrawn")
     if config.task == "latent_diffusion":
+        held |= _branches(config, held, shapes)
         shapes = _copy_trunks(config, held, shapes)
     (_, shapes), (_, held) = trees.split(shapes, redrawn), trees.split(held, redrawn)
     own.check_tree(held, shapes, f"train.init {path}")
@@ -72,6 +76,60 @@ def start(config, system):
     if config.task == "latent_diffusion" and "unet" in held:
         _check_origin(config, path, saved, meta)
     return trees.split(held, config.train.trainable)
+
+
+def _branches(config, held, shapes):
+    """{hint: its branch, as float32} of control.init; `held` is train.init's."""
+    found = {}
+    for hint, named in zip(config.control.hints, config.control.init, strict=False):
+        if hint in held:
+            raise ValueError(
+                f"train.init {config.train.init} holds a branch {hint!r} itself: "
+                "control.init must be ()"
+            )
+        path = paths.resolve(named)
+        tensors, saved, meta = open_branch(path)
+        check_alike(config, saved, meta, f"control.init {path}")
+        found[hint] = trees.nested(own.narrowed(tensors, "float32"))[BRANCH]
+        own.check_tree(found[hint], shapes[hint], f"control.init {path}")
+    return found
+
+
+def open_branch(path):
+    """(tensors by path, config, meta) of the file of a branch, not read yet."""
+    source, saved, meta = own.open_weights(path)
+    roles = {name.split("/")[0] for name in source.tensors}
+    if BRANCH not in roles:
+        raise ValueError(f"{path} holds no control branch, only {sorted(roles)}")
+    return source.tensors, saved, meta
+
+
+def check_alike(config, saved, meta, name):
+    """Raises ValueError where a file's UNet or branch was taught another language.
+
+    First stages are compared where both are known by a file: a released branch says
+    nothing of one, and that of a released model lies in the model's own file.
+    """
+    there = config_saved.completed(saved)
+    for section, key in (("schedule", None), ("loss", "predicts")):
+        ours, theirs = config[section], there.get(section)
+        ours = ours[key] if key else ours.to_dict()
+        theirs = theirs[key] if key and theirs else theirs
+        if ours != theirs:
+            raise ValueError(
+                f"{name} cannot join this model: its {section} is {theirs}, not {ours}"
+            )
+    wanted = meta.get("first_stage", "")
+    if wanted and knows_latents(config) and wanted != digest(config):
+        raise ValueError(
+            f"{name} is of the latents of another first stage, {wanted}; this model's "
+            f"is {digest(config)}"
+        )
+
+
+def knows_latents(config):
+    """Whether `digest` tells a config's latents from others."""
+    return config.first_stage.kind == "identity" or bool(config.first_stage.weights)
 
 
 def _copy_trunks(config, held, shapes):
@@ -145,6 +203,12 @@ def located(named, folder, wanted):
 def digest_of_start(config):
     """The hash of the file train.init, "" without one."""
     return digest_of(paths.resolve(config.train.init)) if config.train.init else ""
+
+
+def digests_of_branches(config):
+    """The hashes of the files control.init."""
+    named = config.control.init if config.task == "latent_diffusion" else ()
+    return [digest_of(paths.resolve(name)) for name in named]
 
 
 def digest_of(path):

@@ -61,7 +61,11 @@ def configured(config=None, workdir=None, weights=None, overrides=()):
     if workdir is not None and config is None:
         raise ValueError("--workdir needs the --config that the run was made with")
     weights = EMBEDDED if weights is None else weights
-    return overridden(config_of(weights) if config is None else config, overrides)
+    whole = config is None or workdir is not None  # its branches are in the parameters
+    config = config_of(weights) if config is None else config
+    if whole:
+        joining.check_free(config, dict(overrides))
+    return overridden(config, overrides)
 
 
 def overridden(config, overrides):
@@ -118,7 +122,8 @@ def from_file(config, weights=EMBEDDED):
         )
     runs.warn_of_changes(config, json.dumps(saved), runs.MODEL)
     params = trees.nested(source.tensors)
-    return _model(config, params, own.digest(path), str(path))
+    label = own.digest(path)
+    return _model(config, params, label, str(path), base=label)
 
 
 def from_run(config, workdir, step=None):
@@ -130,22 +135,25 @@ def from_run(config, workdir, step=None):
     return _model(config, params, runs.label(params, workdir, step), str(workdir))
 
 
-def _model(config, params, weights, name):
+def _model(config, params, weights, name, base=""):
     """params: arrays or weights.tensors.Tensor, all but the first stage."""
     system = system_lib.build(config)
     stage = frozen.load(config, system)
-    return _placed(config, system, trees.merge(params, stage), weights, name)
+    return _placed(config, system, trees.merge(params, stage), weights, name, base)
 
 
-def _placed(config, system, params, weights, name):
-    """The Model on this host's devices: hosts do not wait for each other."""
+def _placed(config, system, params, weights, name, base=""):
+    """The Model on this host's devices: hosts do not wait for each other.
+
+    base: what branches that were trained over it call it.
+    """
     mesh = sharding.make_mesh(config.parallel.fsdp, jax.local_devices())
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     if config.sample.guide:
         shapes = shapes | {"guide": shapes["unet"]}
         params = params | {"guide": joining.guide(config)}
     if config.sample.branches:
-        params = params | joining.branches(config, shapes, weights)
+        params = params | joining.branches(config, shapes, base)
     params = {role: params.get(role, {}) for role in {**shapes, **params}}
     own.check_tree(jax.tree.map(own.as_read, params), shapes, name)
     params = sharding.put_tree(params, mesh, "reading")

@@ -77,13 +77,7 @@ def _hints(config, paths, annotate):
 def _hint(name, path, size, annotate):
     """The middle square of a hint, or of what is found in a picture."""
     if annotate:
-        if name not in FOUND:
-            raise ValueError(
-                f"--annotate finds {', '.join(FOUND)}, and --hint {path} is of {name}: "
-                "make it by python -m ldm_jax.hints, and leave --annotate out"
-            )
-        picture = _opened("hint", path, decoding.picture)
-        return FOUND[name](_square(picture, size, Image.Resampling.LANCZOS))
+        return found(name, path, size)
     picture = np.asarray(_opened("hint", path, _on_black))
     side = min(picture.shape[:2])
     top, left = ((length - side) // 2 for length in picture.shape[:2])
@@ -93,7 +87,22 @@ def _hint(name, path, size, annotate):
             f"--hint {path} is mostly white, and {name} has white lines on black: "
             "invert it, or make a hint of a picture by --annotate"
         )
-    return hint if side == size else hints.resized(hint, size, size, name)
+    return hint if side == size else hints.HINTS[name].resize(hint, size)
+
+
+def found(name, path, size, thresholds=()):
+    """uint8 [size, size, 3]: the hint of a picture file's middle square.
+
+    thresholds: of canny, low and high, where they are not its own.
+    """
+    if name not in FOUND:
+        raise ValueError(
+            f"{', '.join(FOUND)} are found in pictures, and --hint {path} is of {name}:"
+            " make it by python -m ldm_jax.hints"
+        )
+    picture = _opened("hint", path, decoding.picture)
+    square = _square(picture, size, Image.Resampling.LANCZOS)
+    return FOUND[name](square, *thresholds)
 
 
 def _on_black(data):

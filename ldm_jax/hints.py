@@ -9,7 +9,10 @@ kind, and keeps their names. --kind is one of:
 canny, hough, scribble   from a picture: edges, straight lines, dark strokes on white
 hed, fake_scribble       from a picture, by a network: `python -m ldm_jax.fetch hed`
 segmentation             from a PNG whose numbers are classes of ADE20K, 255 for none
-depth, normal            from a gray picture of 8 or 16 bits, white where it is far
+segments                 the same of the classes of drawn scenes, in the same colours
+depth, normal            from a gray picture of 8 or 16 bits of distances: white is far,
+                         as 3D programs and cameras write it. What MiDaS and others
+                         draw has near white: --near_is_white
 pose                     from the JSON of OpenPose, drawn as large as its canvas
 
 --resolution=512 works as the originals do: the shorter side gets 512 pixels, and both
@@ -53,9 +56,9 @@ def size_of(height, width):
     return size
 
 
-def sized(image, kind="picture"):
+def sized(image, how=None):
     size = size_of(*image.shape[:2])
-    return image if size == image.shape[:2] else hints.resized(image, *size, kind)
+    return image if size == image.shape[:2] else hints.resized(image, *size, how)
 
 
 def canny(image):
@@ -68,10 +71,16 @@ def grays(data):
     image = decoding.picture(data)
     if (image != image[..., :1]).any():
         raise decoding.Unreadable("it has colours: a depth is gray")
-    try:
-        return decoding.numbers(data)  # all 16 bits, where there are so many
-    except decoding.Unreadable:
-        return image[..., 0].astype(np.int32)
+    if decoding.is_deep(data):
+        return decoding.numbers(data)  # all 16 bits
+    return image[..., 0].astype(np.int32)
+
+
+def coloured(palette):
+    """Nothing comes between two colours when such a map is resized."""
+    return lambda data: sized(
+        palettes.colours(decoding.numbers(data), palette), hints.FLAT
+    )
 
 
 def distance(data):
@@ -106,11 +115,10 @@ KINDS = {
     "scribble": of_picture(hints.scribble),
     "hed": of_picture(hed),
     "fake_scribble": of_picture(lambda x: hints.fake_scribble(hed(x)[..., 0])),
-    "segmentation": lambda data: sized(
-        palettes.colours(decoding.numbers(data)), "segmentation"
-    ),
-    "depth": lambda data: sized(hints.depth(distance(data)), "depth"),
-    "normal": lambda data: sized(hints.normal(distance(data)), "normal"),
+    "segmentation": coloured(palettes.ADE20K),
+    "segments": coloured(palettes.SEGMENTS),
+    "depth": lambda data: sized(hints.depth(distance(data)), hints.SMOOTH),
+    "normal": lambda data: sized(hints.normal(distance(data)), hints.SMOOTH),
     "pose": pose,
 }
 

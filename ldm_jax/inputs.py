@@ -247,7 +247,16 @@ def check(config):
 def check_pack(config):
     """Raises ValueError where a packed folder lacks what the model is told."""
     if config.data.name == "packed":
-        packed.check(paths.resolve(config.data.path), _wanted(config))
+        wanted = _wanted(config)
+        for name in config.control.hints if "control" in config else ():
+            absent = set(hints.HINTS[name].needs) - set(packed.PARTS)
+            if absent:
+                raise ValueError(
+                    f"control.hints {name!r} is made of {', '.join(sorted(absent))}, "
+                    "which a packed folder does not keep: pack such hints as pictures "
+                    "(the key hint of metadata.jsonl) and call the branch 'given'"
+                )
+        packed.check(paths.resolve(config.data.path), wanted)
 
 
 # What of a packed folder each kind of cond_stage is told.

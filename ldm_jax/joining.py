@@ -6,7 +6,8 @@ from ldm_jax import cli, config_saved, frozen, names, paths, trees
 from ldm_jax.data import hints
 from ldm_jax.weights import own
 
-BRANCH = "control"  # the role of a control branch in a file of its own
+# Of the section `control`, what branches of one model have alike.
+ALIKE = ("channels", "lite", "only_mid")
 
 
 def guide(config):
@@ -18,52 +19,37 @@ def guide(config):
 
 
 def _check_alike(config, saved, meta, name):
-    """Raises ValueError where a file's UNet or branch was taught another language."""
-    there = config_saved.completed(saved)
-    for section, key in (("schedule", None), ("loss", "predicts")):
-        ours, theirs = config[section], there.get(section)
-        ours = ours[key] if key else ours.to_dict()
-        theirs = theirs[key] if key and theirs else theirs
-        if ours != theirs:
-            raise ValueError(
-                f"{name} cannot join this model: its {section} is {theirs}, not {ours}"
-            )
-    # A released branch says nothing of a first stage: its base has it.
-    if meta.get("first_stage", "") not in ("", frozen.digest(config)):
-        raise ValueError(
-            f"{name} is of the latents of another first stage, {meta['first_stage']}"
+    """frozen.check_alike, which tells what it cannot compare."""
+    frozen.check_alike(config, saved, meta, name)
+    if meta.get("first_stage") and not frozen.knows_latents(config):
+        cli.say(
+            f"{name} is of the latents of first stage {meta['first_stage']}; whether "
+            "that is this model's is not known, as that has no file of its own"
         )
 
 
 def branches(config, shapes, base):
     """{hint: its branch} of sample.branches; shapes: those of all parameters.
 
-    base: the digest of the model. A branch that was trained over another one is told
-    of, not refused: over what was tuned from its own base it works.
+    base: the digest of the model's file, "" where it has none of ours. A branch that
+    was trained over another one is told of, not refused: over what was tuned from its
+    own base it works.
     """
     found = {}
     for hint, named in zip(config.control.hints, config.sample.branches, strict=True):
         path = paths.resolve(named)
-        held, saved, meta = _opened(path)
+        tensors, saved, meta = frozen.open_branch(path)
         _check_alike(config, saved, meta, f"sample.branches {path}")
-        there = jax.tree.map(own.as_read, held[BRANCH])
+        held = trees.nested(tensors)[frozen.BRANCH]
+        there = jax.tree.map(own.as_read, held)
         own.check_tree(there, shapes[hint], f"sample.branches {path}")
-        if meta.get("base", base) != base:
+        if base and meta.get("base", base) != base:
             cli.say(
                 f"{path} was trained over {meta['base']}, this model is {base}: "
                 "ldm_jax.convert --transfer carries a branch over"
             )
-        found[hint] = held[BRANCH]
+        found[hint] = held
     return found
-
-
-def _opened(path):
-    """(tensors by role, config, meta) of the file of a branch."""
-    source, saved, meta = own.open_weights(path)
-    held = trees.nested(source.tensors)
-    if BRANCH not in held:
-        raise ValueError(f"{path} holds no control branch, only {sorted(held)}")
-    return held, saved, meta
 
 
 def with_branches(named):
@@ -77,17 +63,18 @@ def with_branches(named):
     told, shapes = {}, []
     for text in named:
         hint, file = text.split("=", 1) if "=" in text else ("", text)
-        _, saved, meta = _opened(paths.resolve(file))
+        _, saved, meta = frozen.open_branch(paths.resolve(file))
         hint = hint or meta.get("hint", "")
         if not hint:
             raise ValueError(
                 f"{file} does not say which hint it hears: name it, as canny={file}"
             )
-        names.pick(hints.HINTS, hint)
+        _check_known(hint, file)
         if hint in told:
             raise ValueError(f"two branches hear {hint!r}: {told[hint]} and {file}")
         told[hint] = file
-        shapes.append(config_saved.completed(saved)["control"] | {"hints": ()})
+        section = config_saved.completed(saved)["control"]
+        shapes.append({key: section[key] for key in ALIKE})
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(
             f"the branches {', '.join(told.values())} differ in their section control, "
@@ -96,3 +83,23 @@ def with_branches(named):
     shape = {f"control.{key}": value for key, value in shapes[0].items()}
     given = {"control.hints": tuple(told), "sample.branches": tuple(told.values())}
     return shape | given
+
+
+def _check_known(hint, file):
+    try:
+        names.pick(hints.HINTS, hint)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} What hears no kind among them is named given={file}"
+        ) from error
+
+
+def check_free(config, overrides):
+    """Raises ValueError where branches are to join a model that brings its own."""
+    own = config.control.hints if "control" in config else ()
+    if overrides.get("control.hints") and own:
+        raise ValueError(
+            f"this model hears {', '.join(own)} by itself, and "
+            "--control names other branches: if that branch is all that was trained, "
+            "ldm_jax.export makes it a file, and --control joins both to its base"
+        )

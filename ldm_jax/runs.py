@@ -24,7 +24,8 @@ from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
 # The sections that decide what trained parameters mean.
-BY_HASH = ("first_stage.weights", "train.init")  # files, told apart by their content
+# Files, told apart by their content.
+BY_HASH = ("first_stage.weights", "train.init", "control.init")
 MODEL = ("schedule", "first_stage", "cond_stage", "judge", "unet", "control", "loss")
 
 
@@ -166,6 +167,12 @@ def check_files(config, workdir, meta):
             f"{config.train.init or 'without a file it'} is {now or 'empty'}: give "
             "--config.train.init as it was"
         )
+    now, then = frozen.digests_of_branches(config), meta.get("branches", [])
+    if now != then:
+        raise ValueError(
+            f"the run in {workdir} began with control.init {then}; that is now {now}: "
+            "give --config.control.init as it was"
+        )
 
 
 def warn_of_changes(config, saved, sections=None):
@@ -192,6 +199,7 @@ def about(config, step):
         "config": config_saved.to_json(config),
         "first_stage": frozen.digest(config),
         "init": frozen.digest_of_start(config),
+        "branches": frozen.digests_of_branches(config),
         "next_batch": step,
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
     }

@@ -19,7 +19,7 @@ from ldm_jax import (
     sharding,
     tokenizers,
 )
-from ldm_jax.data import datasets, decoding, hints, transforms
+from ldm_jax.data import datasets, hints
 
 # Pictures at once, whatever is asked for, so that another number compiles nothing.
 BATCH = 4
@@ -87,7 +87,7 @@ def draw(model, asked, tell, tick=lambda done: None):
     else does. Raises ValueError for what cannot be drawn, a prompt that is too long
     among it, OSError, and FloatingPointError for a picture that is not finite.
     """
-    asked = _checked(asked)
+    asked = _checked(model.config, asked)
     heard = _heard(model.config, asked)
     seed = secrets.randbelow(album.HIGHEST + 1) if asked.seed < 0 else asked.seed
     wanted = album.Wanted(
@@ -118,7 +118,7 @@ def hint(config, asked):
 
     Raises ValueError, which calls the picture by its file's name, or OSError.
     """
-    return next(iter(_heard(config, _checked(asked)).values()), None)
+    return next(iter(_heard(config, _checked(config, asked)).values()), None)
 
 
 def examples(config):
@@ -141,10 +141,19 @@ def _needs(name):
     return hints.HINTS[name].needs
 
 
-def _checked(asked):
+def ranges(config):
+    """{field of Asked: (lowest, highest)}: RANGES, and what the model itself says."""
+    own = {name: config.sample[name] for name in ("scale", "steps")}
+    return RANGES | {
+        name: (RANGES[name][0], max(RANGES[name][1], value))
+        for name, value in own.items()
+    }
+
+
+def _checked(config, asked):
     """The request, its whole numbers as int; raises ValueError for what is none."""
     whole = {}
-    for name, (low, high) in RANGES.items():
+    for name, (low, high) in ranges(config).items():
         value = vars(asked)[name]
         if value is None:
             continue
@@ -175,7 +184,8 @@ def _heard(config, asked):
     path = pathlib.Path(asked.picture)
     try:
         if asked.way == "find":
-            found = _found(path.read_bytes(), config.data.image_size, asked)
+            own = (asked.low, asked.high) if asked.kind == "canny" else ()
+            found = given.found(asked.kind, path, config.data.image_size, own)
             return {control.key(asked.kind): found}
         alone = config.copy_and_resolve_references()
         alone.control.hints = (asked.kind,)  # the others hear nothing
@@ -183,22 +193,3 @@ def _heard(config, asked):
     except ValueError as error:
         words = str(error).replace(f"--hint {path}", path.name)
         raise ValueError(words) from error
-
-
-def _found(data, size, asked):
-    """What is found in a picture's middle square, by the thresholds of the request.
-
-    Those left alone, it is what given.read finds.
-    """
-    if asked.kind not in given.FOUND:
-        raise ValueError(
-            f"{', '.join(given.FOUND)} are found in pictures, {asked.kind} is not: "
-            "make the hint by python -m ldm_jax.hints"
-        )
-    try:
-        picture = {"image": decoding.picture(data)}
-    except decoding.Unreadable as error:
-        raise ValueError(f"--hint {asked.picture}: {error}") from error
-    square = transforms.Geometry(size, resize="lanczos")(picture, None)["image"]
-    thresholds = (asked.low, asked.high) if asked.kind == "canny" else ()
-    return given.FOUND[asked.kind](square, *thresholds)

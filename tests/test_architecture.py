@@ -98,7 +98,7 @@ MAY_IMPORT = {
     "sharding": KIT,
     "train_step": KIT,
     "weights": {*KIT, "weights"},
-    "frozen": {*KIT, "models", "system", "weights"},
+    "frozen": {*KIT, "config_saved", "models", "system", "weights"},
     "patches": KIT,
     "strips": {"models", "weights"},
     "large": {*KIT, "models", "patches", "strips", "system"},

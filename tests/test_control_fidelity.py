@@ -80,8 +80,8 @@ def test_maps_are_judged_by_their_overlap():
     maps[0, :, 32:] = maps[1, 32:] = labels.SKY
     examples = [{"segmentation": x} for x in maps]
     seen = maps[:, ::4, ::4].astype(np.int32)
-    assert figures("segmentation", examples, seen)[0] == 1
-    assert figures("segmentation", examples, seen[::-1])[0] == pytest.approx(1 / 3)
+    assert figures("segments", examples, seen)[0] == 1
+    assert figures("segments", examples, seen[::-1])[0] == pytest.approx(1 / 3)
 
 
 def depths(count=6):
@@ -338,12 +338,11 @@ def test_a_run_goes_on_where_there_is_nothing_to_judge(monkeypatch):
 
 def test_the_judges_see_what_was_drawn_as_the_measures_want_it():
     """By the reader and the judge that ship: truth well above the neighbours'."""
-    c = watching(("depth", "segmentation"))
+    c = watching(("depth", "segments"))
     asked = control_fidelity.judges(c.control.hints)
-    needs = ("depth", "segmentation")
     examples = inputs.held_out(c, 8, 0)
     images = np.stack([example["image"] for example in examples])
-    for name in needs:
+    for name in c.control.hints:
         sees = control_fidelity.MEASURES[name].sees
         seen = control_fidelity.see(asked[sees], images, sees)
         real, _ = figures(name, examples, seen)

@@ -65,8 +65,20 @@ WITH = {  # of a config with hints: what is changed, and words of what is said
         train=dict(frozen_dtype="float16", init="base.safetensors")
     ),
 }
+WITH |= {
+    "control.init ('a',) must be empty or have one entry for each of control.hints": (
+        dict(control=dict(init=("a",)), train=dict(init="base.safetensors"))
+    ),
+    "control.init ('a', 'b') begins branches over the model of train.init, which": dict(
+        control=dict(init=("a", "b"))
+    ),
+    "control.init (1, 2) must hold nothing but texts": dict(
+        control=dict(init=(1, 2)), train=dict(init="base.safetensors")
+    ),
+}
 ALONE = {  # of one without, which has nobody who hears
     "control.channels": (4, 8),
+    "control.init": ("a",),
     "control.connections": "gaussian",
     "control.lite": True,
     "control.only_mid": True,

@@ -1,5 +1,6 @@
 """Runs of control branches: begun with a base, exported, joined to it, resumed."""
 
+import re
 import types
 
 import commands
@@ -11,6 +12,7 @@ import pytest
 import tiny_text_to_image
 
 from ldm_jax import (
+    album,
     config,
     control,
     exporting,
@@ -97,7 +99,7 @@ def depth(base):
     )
     file = base.folder / "depth.safetensors"
     meta = {"hint": "depth", "first_stage": frozen.digest(c)}
-    own.save_weights(file, {joining.BRANCH: params}, c.to_dict(), meta)
+    own.save_weights(file, {frozen.BRANCH: params}, c.to_dict(), meta)
     return file
 
 
@@ -259,6 +261,48 @@ def test_a_branch_in_the_file_is_taken_as_it_is(base, tmp_path):
     assert frozen.start(c, system.build(c))[0] == {}
 
 
+def test_a_branch_goes_on_from_its_file(base, trained, tmp_path):
+    c = config_of(base)
+    c.control.init = (str(tmp_path / "canny.safetensors"),)
+    params, saved, meta = own.load_weights(trained.file)
+
+    def write(**changes):
+        own.save_weights(c.control.init[0], params, saved | changes, meta)
+
+    write()
+    run = runs.prepare(config.check(c), tmp_path / "run")
+    assert gap(run.state.params["canny"], trained.params["canny"]) == 0
+    assert run.state.params.keys() == {"canny"}
+    runs.save(run, 0)
+    run.manager.wait_until_finished()
+    run.manager.close()
+    # Another file under the run, and what is none for it.
+    params["control"]["zero_0"]["bias"] += 1
+    write()
+    with pytest.raises(ValueError, match="began with control.init .* is now "):
+        runs.prepare(c, tmp_path / "run")
+    write(loss=saved["loss"] | {"predicts": "v"})
+    with pytest.raises(ValueError, match="control.init .* its loss is v, not eps"):
+        runs.prepare(c, tmp_path / "new")
+    params["control"]["zero_0"]["bias"] = np.zeros(3)
+    write()
+    with pytest.raises(ValueError, match="control.init .* does not fit"):
+        runs.prepare(c, tmp_path / "new")
+    c.control.init = (str(base.file),)
+    with pytest.raises(ValueError, match="base.safetensors holds no control branch"):
+        runs.prepare(c, tmp_path / "new")
+
+
+def test_a_model_with_a_branch_needs_no_other_file_of_it(base, trained, tmp_path):
+    c = config_of(base)
+    whole, meta = tmp_path / "whole.safetensors", {"first_stage": frozen.digest(c)}
+    held = base.params | {"canny": trained.params["canny"]}
+    own.save_weights(whole, held, c.to_dict(), meta)
+    c.train.init, c.control.init = str(whole), (str(trained.file),)
+    with pytest.raises(ValueError, match="holds a branch 'canny' itself"):
+        runs.prepare(c, tmp_path / "run")
+
+
 # Its file
 
 
@@ -307,10 +351,59 @@ def test_two_branches_are_heard_together(base, trained, depth, drawn):
     np.testing.assert_allclose(draw(model), drawn, atol=1e-5)
 
 
+def test_a_job_is_another_one_when_its_branch_is(base, trained, tmp_path):
+    """Written again to the same place, it would finish the pictures of the old one."""
+    file = tmp_path / "canny.safetensors"
+    params, saved, meta = own.load_weights(trained.file)
+    hashes = []
+    for only_mid in (False, False, True):
+        saved["control"]["only_mid"] = only_mid
+        own.save_weights(file, params, saved, meta)
+        hashes.append(album._hash(joined(base, file)))
+        params["control"]["zero_0"]["bias"] += not hashes[1:]
+    assert len(set(hashes)) == 3
+
+
+def test_a_run_with_a_branch_is_joined_by_no_other(trained, depth):
+    told = joining.with_branches([str(depth)])
+    with pytest.raises(ValueError, match="hears canny by itself, and --control names"):
+        generation.load(trained.config, trained.workdir, overrides=told)
+
+
+def test_branches_that_began_otherwise_are_joined(base, trained, depth, tmp_path):
+    """Only what they are has to be alike."""
+    path = tmp_path / "gaussian.safetensors"
+    params, saved, meta = own.load_weights(depth)
+    saved["control"]["connections"] = "gaussian"
+    own.save_weights(path, params, saved, meta)
+    assert joined(base, trained.file, path).config.control.hints == ("canny", "depth")
+
+
+def test_a_branch_joins_a_released_model_whose_latents_nobody_knows(
+    base, trained, capfd
+):
+    """It has no first stage in a file of its own, as with --checkpoint."""
+    config = joined(base, trained.file).config.copy_and_resolve_references()
+    shapes = jax.eval_shape(system.build(config).init, jax.random.key(0))
+    capfd.readouterr()
+    told = {
+        "": "",
+        own.digest(base.file): "",
+        "0123456789ab": "was trained over .*, this model is 0123456789ab",
+    }
+    for digest, words in told.items():
+        assert joining.branches(config, shapes, digest).keys() == {"canny"}
+        assert re.search(words, said := "".join(capfd.readouterr()), re.DOTALL)
+        assert bool(said) == bool(words)
+    config.first_stage.weights = ""
+    assert joining.branches(config, shapes, "").keys() == {"canny"}
+    assert "whether that is this model's is not known" in "".join(capfd.readouterr())
+
+
 REFUSED = {
     "base": "base.safetensors holds no control branch, only ['cond_stage', 'unet']",
     "unsaid": "does not say which hint it hears: name it, as canny=",
-    "unknown": "'cany' is not one of",
+    "unknown": "did you mean 'canny'? What hears no kind among them is named given=",
     "twice": "two branches hear 'canny': ",
     "unlike": "differ in their section control",
     "schedule": "cannot join this model: its schedule is {",

@@ -123,8 +123,12 @@ MISTAKES = {
     "'dimm' is not one of ddim, ddpm": ["--task=text", "--sampler=dimm"],
     "no 300 steps of 1000": ["--task=text", "--grid=ldm", "--steps=300"],
     "there is no judge in .*nowhere": ["--task=scenes", "--judge_weights=nowhere"],
-    "--steps is of sampling; autoencoder has none": [
+    "task 'autoencoder' does not sample": [
         *("--task=text", "--steps=3", "--config=configs/demo_autoencoder.py"),
+    ],
+    "task 'autoencoder' does not sample; latent_diffusion does": [
+        *("--task=control", "--control=demo:canny.safetensors"),
+        "--config=configs/demo_autoencoder.py",
     ],
     "--task=reconstruction does not read --scale, which is of text, scenes": [
         *("--task=reconstruction", "--scale=3"),

@@ -120,7 +120,7 @@ def broken(tmp_path):
             ("depth",),
             [good],
             True,
-            "finds canny, hough, scribble, and --hint .*good.png is of depth: make",
+            "are found in pictures, and --hint .*good.png is of depth: make it by",
         ),
     }
 

@@ -7,7 +7,16 @@ import cv2
 import numpy as np
 import pytest
 
-from ldm_jax.data import hints, labels, mannequin, obeyed, palettes, scenes, skeletons
+from ldm_jax.data import (
+    hints,
+    labels,
+    mannequin,
+    obeyed,
+    palettes,
+    scenes,
+    skeletons,
+    transforms,
+)
 
 SIDE = 48
 
@@ -328,21 +337,54 @@ def test_the_originals_working_size():
             hints.working_size(*wrong)
 
 
-def test_resizing_by_kind():
-    assert set(hints.HINTS) | {"picture"} == set(hints.RESIZES)
+def test_resizing_as_the_originals_do():
     image = square(10, 240)
-    for kind in ("hough", "pose", "segmentation"):
-        for sides in ((128, 64), (20, 30)):
-            made = hints.resized(image, *sides, kind)
-            assert made.shape == (*sides, 3)
-            assert set(np.unique(made)) == {10, 240}
-    assert len(np.unique(hints.resized(image, 100, 100, "depth"))) > 2
+    for sides in ((128, 64), (20, 30)):
+        made = hints.resized(image, *sides, hints.FLAT)
+        assert made.shape == (*sides, 3)
+        assert set(np.unique(made)) == {10, 240}
+    assert len(np.unique(hints.resized(image, 100, 100, hints.SMOOTH))) > 2
     shrunk = hints.resized(image, 16, 16)
     np.testing.assert_array_equal(shrunk, image[1::3, 1::3])  # means of even blocks
     grown = hints.resized(image, 96, 96).astype(int)
     assert grown.max() > 240  # Lanczos overshoots
-    with pytest.raises(ValueError, match="did you mean 'depth'"):
-        hints.resized(image, 8, 8, "deph")
+
+
+def test_thin_lines_outlive_shrinking():
+    """Each pixel is the brightest of those it covers, whatever the ratio."""
+    large = np.zeros((1000, 1000, 3), np.uint8)
+    large[333], large[:, 501, 0] = 255, 200
+    made = hints.HINTS["canny"].resize(large, 64)
+    wanted = np.zeros((64, 64, 3), np.uint8)
+    wanted[333 * 64 // 1000] = 255
+    wanted[..., 0] = np.maximum(wanted[..., 0], np.where(np.arange(64) == 32, 200, 0))
+    np.testing.assert_array_equal(made, wanted)
+    assert hints.HINTS["hough"].resize(large, 64).any()
+    grown = hints.HINTS["pose"].resize(made, 128)
+    np.testing.assert_array_equal(grown, made.repeat(2, 0).repeat(2, 1))
+
+
+def test_other_hints_are_resized_as_their_kind_is():
+    image = square(10, 240)
+    for size in (21, 101):
+        for kind, made in hints.HINTS.items():
+            assert made.resize(image, size).shape == (size, size, 3), kind
+        for kind in ("segmentation", "segments"):
+            found = hints.HINTS[kind].resize(image, size)
+            assert set(np.unique(found)) == {10, 240}
+        assert len(np.unique(hints.HINTS["depth"].resize(image, size))) > 2
+        given = hints.HINTS["given"].resize(image, size)
+        told = transforms.resized_hint(image, (size, size))
+        np.testing.assert_array_equal(given, told)
+
+
+def test_maps_are_of_ade20k_or_of_drawn_scenes(examples):
+    example = examples[64][0]
+    classes = example["segmentation"]
+    for kind, palette in (("segmentation", "ADE20K"), ("segments", "SEGMENTS")):
+        found = hints.HINTS[kind].make(example, gen())
+        wanted = getattr(palettes, palette)[classes]
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_what_is_no_picture_is_told():

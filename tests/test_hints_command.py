@@ -84,6 +84,11 @@ def made(tmp_path_factory):
     Image.fromarray(np.repeat(np.uint8(far / 60)[..., None], 3, -1)).save(
         root / "far8.png"
     )
+    # The same grays by a palette whose places are others.
+    gray = Image.fromarray(255 - np.uint8(far / 60), "P")
+    gray.putpalette(np.arange(255, -1, -1).repeat(3).astype(np.uint8).tobytes())
+    gray.save(root / "palette.png")
+    Image.fromarray(np.uint8(classes % 14)).save(root / "classes14.png")
     (root / "pose.json").write_text(pose_json())
     kinds = ("canny", "hough", "scribble")
     lines = [
@@ -104,6 +109,8 @@ def made(tmp_path_factory):
         ("--kind=depth", root / "far16.png", root / "depth.png"),
         ("--kind=depth", "--near_is_white", root / "far16.png", root / "near.png"),
         ("--kind=depth", root / "far8.png", root / "depth8.png"),
+        ("--kind=depth", root / "palette.png", root / "depth_palette.png"),
+        ("--kind=segments", root / "classes14.png", root / "segments.png"),
         ("--kind=normal", root / "far16.png", root / "normal.png"),
         ("--kind=pose", root / "pose.json", root / "pose.png"),
         ("--kind=pose", "--resolution=64", root / "pose.json", root / "pose_64.png"),
@@ -151,6 +158,16 @@ def test_depths_keep_16_bits(made):
     assert read(made / "depth.png")[0, 0, 0] == 255
     coarse = read(made / "depth8.png").astype(int) - read(made / "depth.png")
     assert 0 < np.abs(coarse).max() <= 2
+
+
+def test_a_gray_palette_is_read_by_its_grays(made):
+    same = read(made / "depth_palette.png")
+    np.testing.assert_array_equal(same, read(made / "depth8.png"))
+
+
+def test_the_classes_of_drawn_scenes_have_their_own_numbers(made):
+    told = palettes.SEGMENTS[read(made / "classes14.png")]
+    np.testing.assert_array_equal(read(made / "segments.png"), told)
 
 
 def test_a_pose_is_as_large_as_its_canvas(made):

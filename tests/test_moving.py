@@ -21,7 +21,8 @@ def weights(held, origin="a test", **about):
     for path, x in held.items():
         array = gen.standard_normal(x, np.float32) if isinstance(x, tuple) else x
         tensors[path] = own.held(np.asarray(array))
-    return transfer.Weights(None, tensors, origin, about)
+    config = tiny_stable_diffusion.get_config("v1")
+    return transfer.Weights(config, tensors, origin, about)
 
 
 def read(weights, path):
@@ -66,7 +67,7 @@ def test_to_its_own_base_and_back_it_is_the_same(three):
 
 def test_a_file_with_its_base_needs_no_other_and_brings_the_new_one(three):
     branch, base, other = three
-    whole = transfer.Weights(None, base.held | branch.held, "both")
+    whole = transfer.Weights(base.config, base.held | branch.held, "both")
     moved = moving.moved(whole, None, other)
     alone = moving.moved(branch, base, other)
     assert moved.held.keys() == whole.held.keys()
@@ -79,7 +80,7 @@ def test_a_file_with_its_base_needs_no_other_and_brings_the_new_one(three):
 def test_half_floats_stay_so(three):
     branch, base, other = three
     half = own.narrowed(branch.held, "float16")
-    branch = transfer.Weights(None, half, branch.origin, branch.about)
+    branch = dataclasses.replace(branch, held=half)
     moved = moving.moved(branch, base, other)
     assert {tensor.dtype for tensor in moved.held.values()} == {np.dtype("float16")}
     assert read(moved, f"control/{TRUNK}").dtype == np.float16
@@ -111,6 +112,25 @@ def test_files_that_cannot_say_that_they_belong_together_are_told_of(three):
     released = dataclasses.replace(branch, about={})
     moving.moved(released, base, other, told.append)
     assert [line.split(" does not say")[0] for line in told] == ["its base", "a branch"]
+
+
+def test_a_base_that_says_other_things_is_refused(three):
+    branch, base, other = three
+    for section, knob, value, words in (
+        ("loss", "predicts", "v", "a branch has the predicts eps, the other v"),
+        ("schedule", "beta_end", 0.02, "a branch has the schedule .*, the other "),
+    ):
+        config = other.config.copy_and_resolve_references()
+        config[section][knob] = value
+        changed = dataclasses.replace(other, config=config)
+        with pytest.raises(ValueError, match=words):
+            moving.moved(branch, base, changed)
+
+
+def test_a_released_base_leaves_nothing_said_of_the_old_one(three):
+    branch, base, other = three
+    moved = moving.moved(branch, base, dataclasses.replace(other, about={}))
+    assert moved.about == {"hint": "canny", "first_stage": "fff"}
 
 
 def drawn(config):

@@ -17,7 +17,7 @@ import tiny_stable_diffusion
 import traced
 
 from ldm_jax import config as config_lib
-from ldm_jax import config_saved, system, trees
+from ldm_jax import config_saved, frozen, system, trees
 from ldm_jax.exchange import released, transfer
 from ldm_jax.models import clip
 from ldm_jax.weights import own, reading, tensors
@@ -208,7 +208,10 @@ def test_the_original_layout_is_one_file(tmp_path):
     ("layout", "dtype"), [("ours", None), ("original", "float16"), ("diffusers", None)]
 )
 def test_one_array_is_in_memory_at_a_time(tmp_path, layout, dtype):
-    """Each is read when it is written: once for each name that it has there."""
+    """Each is read when it is written: once for each name that it has there.
+
+    Of a first stage that nobody knows yet once more before, for what its latents are.
+    """
     alive, reads = weakref.WeakSet(), collections.Counter()
 
     class Kept(np.ndarray):
@@ -229,11 +232,13 @@ def test_one_array_is_in_memory_at_a_time(tmp_path, layout, dtype):
     held = {path: watched(path, array) for path, array in arrays("v1").items()}
     write(dataclasses.replace(weights(), held=held), tmp_path, layout, dtype)
     names = dict.fromkeys(held, 1)
-    if layout != "ours":
+    if layout == "ours":
+        names |= {path: 2 for path in held if path.startswith("first_stage/")}
+    else:
         for rows in released.rows(config(), layout).values():
             names |= {row.ours: len(row.theirs) for row in rows}
     assert reads == names
-    assert (max(names.values()) == 3) == (layout != "ours")
+    assert max(names.values()) == (2 if layout == "ours" else 3)
 
 
 def test_nothing_is_read_before_it_is_asked_for(tmp_path):
@@ -323,7 +328,7 @@ def test_a_first_stage_alone_is_written_and_read(tmp_path):
 def test_files_of_ours_belong_together(tmp_path):
     out = write(weights(), tmp_path, "ours")
     _, _, meta = own.open_weights(out / transfer.DIFFUSION)
-    assert meta["first_stage"] == own.digest(out / transfer.FIRST_STAGE)
+    assert meta["first_stage"] == frozen.latents_of(out / transfer.FIRST_STAGE)
     assert meta["from"] == "a test"
     with pytest.raises(ValueError, match="no average and no variant"):
         transfer.read(out, average=True)
@@ -334,6 +339,50 @@ def test_files_of_ours_belong_together(tmp_path):
     stage.rename(out / transfer.FIRST_STAGE)
     with pytest.raises(ValueError, match=r"was made with the first stage .* beside it"):
         transfer.read(out, **SILENT)
+
+
+def test_latents_are_known_wherever_a_file_came_from(tmp_path):
+    """So that what was trained over one conversion joins another."""
+
+    def stage(given, name, dtype=None):
+        out = write(given, tmp_path / name, "ours", dtype)
+        return own.digest(out / transfer.FIRST_STAGE), frozen.latents_of(
+            out / transfer.FIRST_STAGE
+        )
+
+    first = stage(weights(), "first")
+    moved = dataclasses.replace(weights(), origin="from another place")
+    second = stage(moved, "second")
+    assert first[0] != second[0] and first[1] == second[1]
+    half = stage(
+        transfer.read(tmp_path / "first" / "ours", **SILENT), "half", "float16"
+    )
+    assert half[1] == first[1]
+    bias = "first_stage/encoder/conv_in/bias"
+    other = stage(weights(**{bias: arrays("v1")[bias] + 1}), "other")
+    assert other[1] != first[1]
+
+
+def test_a_model_and_its_branch_stay_together(tmp_path):
+    """From ours to ours: the branch knows the model that is written beside it."""
+    c = config()
+    c.control.update(hints=("canny",), channels=(16, 32))
+    shapes = jax.eval_shape(system.init_control(c), jax.random.key(0))
+    branch = drawn({"control": shapes}, seed=1)
+    both = dataclasses.replace(
+        weights(**branch), config=c, about={"hint": "canny", "base": "others"}
+    )
+    first = write(both, tmp_path / "first", "ours")
+    said = own.open_weights(first / transfer.CONTROL)[2]
+    assert (said["hint"], said["base"]) == ("canny", "others")
+    both = dataclasses.replace(both, about={"hint": "canny"})
+    for name in ("second", "third"):
+        folder = write(both, tmp_path / name, "ours", "float16")
+        said = own.open_weights(folder / transfer.CONTROL)[2]
+        assert said["hint"] == "canny"
+        assert said["base"] == own.digest(folder / transfer.DIFFUSION)
+        assert said["first_stage"] == frozen.latents_of(folder / transfer.FIRST_STAGE)
+        both = transfer.read(folder, **SILENT)
 
 
 @pytest.mark.parametrize("layout", ["original", "ours"])

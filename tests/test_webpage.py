@@ -209,7 +209,7 @@ def test_a_hint_that_is_ready_is_taken_as_it_is(model, asked, tmp_path):
         (dict(kind="cany"), "'cany' is not one of canny, depth; did you mean 'canny'"),
         (
             dict(kind="depth"),
-            "canny, hough, scribble are found in .*, depth is not",
+            "canny, hough, scribble are found in .*, and photo.png is of depth: make",
         ),
         (dict(way="seek"), "'seek' is not one of ready, find"),
         (dict(weighting="odd"), "'even', 'guess' or 'resolution'"),

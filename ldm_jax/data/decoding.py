@@ -58,6 +58,11 @@ def numbers(data):
     return np.asarray(image).astype(np.int32)
 
 
+def is_deep(data):
+    """Whether a picture's bytes have more than 8 bits for each number."""
+    return _upright(data, least=1).mode.startswith("I")
+
+
 def mask(data):
     """uint8 [H, W] of a file's bytes, 1 in the hole: what is lighter than half.
 

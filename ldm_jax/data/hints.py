@@ -14,8 +14,7 @@ import typing
 import cv2
 import numpy as np
 
-from ldm_jax import names
-from ldm_jax.data import palettes, skeletons
+from ldm_jax.data import palettes, skeletons, transforms
 
 WHITE = 255
 _STROKES = [np.zeros((3, 3), np.uint8) for _ in range(2)] + [np.eye(3, dtype=np.uint8)]
@@ -171,24 +170,46 @@ def working_size(height, width, resolution):
     return high, wide
 
 
-def resized(image, height, width, kind="picture"):
-    """uint8 [H, W] or [H, W, C] to a height and width, as the originals do by kind.
+def resized(image, height, width, how=None):
+    """uint8 [H, W] or [H, W, C] to a height and width, as the originals do.
 
-    kind: of RESIZES. Pictures (and what is found in them at full size) by Lanczos when
-    they grow and area when they shrink; hints of few colours stay so; smooth ones are
-    linear.
+    how: of OpenCV. None, for pictures, is Lanczos where they grow and area where they
+    shrink; the originals take FLAT for hints of few colours, SMOOTH for others.
     """
-    how = names.pick(RESIZES, kind)
     grows = min(height, width) > min(image.shape[:2])
     if how is None:
         how = cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA
     return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=how)
 
 
-# How a picture or hint is resized; None: by whether it grows.
-RESIZES = {name: None for name in ("picture", "canny", "scribble", "given")}
-RESIZES |= dict.fromkeys(("hed", "fake_scribble", "depth", "normal"), cv2.INTER_LINEAR)
-RESIZES |= dict.fromkeys(("hough", "segmentation", "ade20k", "pose"), cv2.INTER_NEAREST)
+FLAT, SMOOTH = cv2.INTER_NEAREST, cv2.INTER_LINEAR
+
+
+def thin(hint, size):
+    """A square hint of lines on black to [size, size, 3]; none is lost or gets paler.
+
+    Where it shrinks, a pixel is the brightest of each channel of those it covers.
+    """
+    side = len(hint)
+    if side <= size:
+        return resized(hint, size, size, FLAT)
+    edges = np.arange(size) * side // size
+    return np.maximum.reduceat(np.maximum.reduceat(hint, edges, axis=0), edges, axis=1)
+
+
+def flat(hint, size):
+    """The same of areas of one colour each: no colour comes between two."""
+    return resized(hint, size, size, FLAT)
+
+
+def smooth(hint, size):
+    """The same of what has no jumps."""
+    return resized(hint, size, size, None if len(hint) > size else SMOOTH)
+
+
+def mixed(hint, size):
+    """The same of what may be any of these, as data sets of pairs are read."""
+    return transforms.resized_hint(hint, (size, size))
 
 
 def _checked(image):
@@ -211,11 +232,13 @@ def _three(gray):
 class Hint:
     """How a training example gets its hint: make(example, rng) -> uint8 [S, S, 3].
 
-    needs: the keys of the example (labels.example) that it reads.
+    needs: the keys of the example (labels.example) that it reads; resize: (hint, size),
+    how one from a file is made as large as its model's pictures.
     """
 
     make: typing.Callable
     needs: tuple
+    resize: typing.Callable
 
 
 def _scribble(example, rng):
@@ -223,27 +246,31 @@ def _scribble(example, rng):
     return drawn(example["segmentation"] + 256.0 * example["instances"], rng)
 
 
+def _coloured(palette):
+    def make(example, rng):
+        return palettes.colours(example["segmentation"], palette)
+
+    return Hint(make, ("segmentation",), flat)
+
+
+def _stored(example, rng):
+    return example["hint"]
+
+
 # One line for each kind of hint; those that draw nothing by chance leave rng alone.
 HINTS = {
-    "canny": Hint(lambda e, rng: canny(e["image"]), ("image",)),
-    "hough": Hint(lambda e, rng: hough(e["image"]), ("image",)),
-    "scribble": Hint(_scribble, ("instances", "segmentation")),
-    "segmentation": Hint(
-        lambda e, rng: palettes.colours(e["segmentation"], palettes.SEGMENTS),
-        ("segmentation",),
-    ),
-    "ade20k": Hint(
-        lambda e, rng: palettes.colours(e["segmentation"], palettes.ADE20K),
-        ("segmentation",),
-    ),
-    "depth": Hint(lambda e, rng: depth(e["depth"]), ("depth",)),
-    "normal": Hint(lambda e, rng: normal(e["depth"]), ("depth",)),
+    "canny": Hint(lambda e, rng: canny(e["image"]), ("image",), thin),
+    "hough": Hint(lambda e, rng: hough(e["image"]), ("image",), thin),
+    "scribble": Hint(_scribble, ("instances", "segmentation"), thin),
+    "segmentation": _coloured(palettes.ADE20K),
+    "segments": _coloured(palettes.SEGMENTS),  # the classes of drawn scenes
+    "depth": Hint(lambda e, rng: depth(e["depth"]), ("depth",), smooth),
+    "normal": Hint(lambda e, rng: normal(e["depth"]), ("depth",), smooth),
     "pose": Hint(
         lambda e, rng: skeletons.pose(e["joints"], *e["image"].shape[:2]),
         ("joints", "image"),
+        thin,
     ),
     # What others found in pictures, as a data set of pairs has it.
-    **dict.fromkeys(
-        ("given", "hed", "fake_scribble"), Hint(lambda e, rng: e["hint"], ("hint",))
-    ),
+    **dict.fromkeys(("given", "hed", "fake_scribble"), Hint(_stored, ("hint",), mixed)),
 }

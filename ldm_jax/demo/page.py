@@ -61,7 +61,7 @@ def layout(model, folder):
                 if config.control.hints:
                     controls, shown = _control(config.control.hints)
                     parts |= controls
-                parts |= _settings(config.sample)
+                parts |= _settings(config)
             with gr.Column(scale=6):
                 gallery, seed = _results()
                 _examples(config, parts, folder)
@@ -125,18 +125,21 @@ def _control(kinds):
     return parts | {"strength": strength, "weighting": weighting}, shown
 
 
-def _settings(sample):
+def _settings(config):
+    ranges = webpage.ranges(config)
     with gr.Row():
-        scale = _slider("scale", sample.scale, "Guidance scale", 0.1)
-        steps = _slider("steps", sample.steps, "Steps", 1)
+        told = config.sample.scale, "Guidance scale", 0.1, ranges["scale"]
+        scale = _slider("scale", *told)
+        told = config.sample.steps, "Steps", 1, ranges["steps"]
+        steps = _slider("steps", *told)
     with gr.Row():
         seed = gr.Number(-1, label="Seed (-1: any)", precision=0, elem_id="seed")
         count = _slider("n", webpage.BATCH, "Pictures", 1)
     return {"scale": scale, "steps": steps, "seed": seed, "n": count}
 
 
-def _slider(name, value, label, step):
-    low, high = webpage.RANGES[name]
+def _slider(name, value, label, step, ends=None):
+    low, high = ends or webpage.RANGES[name]
     precision = 0 if step == 1 else None
     told = dict(step=step, precision=precision, label=label, elem_id=name)
     return gr.Slider(low, high, value, **told)

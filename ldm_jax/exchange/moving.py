@@ -55,16 +55,35 @@ def moved(branch, base, other, say=print):
             f"{base.origin} and {other.origin} are of the latents of two first stages, "
             f"{stages[0]} and {stages[1]}"
         )
+    _check_language(branch, other)
     held = {
         path: _moved(path, tensor, base, other)
         for path, tensor in branch.held.items()
         if path.startswith("control/")
     }
     origin = f"{branch.origin} moved from {base.origin} to {other.origin}"
-    about = branch.about | {"base": other.about.get("digest", "")}
+    about = {k: v for k, v in branch.about.items() if k not in ("base", "digest")}
+    about |= other.about if whole else {}
+    if "digest" in other.about:
+        about["base"] = other.about["digest"]
     held = other.held | held if whole else held
     config = other.config if whole else branch.config
     return transfer.Weights(config, held, origin, about)
+
+
+def _check_language(branch, other):
+    """Raises ValueError where the networks were taught to say different things."""
+    for section in ("schedule", "loss"):
+        key = "predicts" if section == "loss" else None
+        pair = [
+            model.config[section][key] if key else model.config[section].to_dict()
+            for model in (branch, other)
+        ]
+        if pair[0] != pair[1]:
+            raise ValueError(
+                f"{branch.origin} has the {key or section} {pair[0]}, {other.origin} "
+                f"{pair[1]}: what one learnt means nothing to the other"
+            )
 
 
 def _moved(path, tensor, base, other):

@@ -104,9 +104,28 @@ def _component(path, told, source):
     hint = "name the config that it belongs to with --config"
     found = detection.Found(layout, f"a {kind} alone", "", hint, parts=True)
     if kind == "ControlNetModel":
+        _check_controlnet(path, told)
         width = told.get("cross_attention_dim")
         found = detection.control_alone(layout, width)
-    return Opened(path, {kinds[kind]: modern(source, kinds[kind])}, found)
+    sources = {kinds[kind]: modern(source, kinds[kind])}
+    return Opened(path, sources, found, {kinds[kind]: told})
+
+
+# What a ControlNetModel may also be told, and what ours is.
+PLAIN = {
+    "controlnet_conditioning_channel_order": "rgb",
+    "global_pool_conditions": False,
+    "conditioning_channels": 3,
+}
+
+
+def _check_controlnet(path, told):
+    for key, ours in PLAIN.items():
+        if told.get(key, ours) != ours:
+            raise ValueError(
+                f"{path}/config.json: {key} is {told[key]!r}, and a branch is read "
+                f"where it is {ours!r}: its numbers would mean something else"
+            )
 
 
 # diffusers before 0.16 named an attention block's matrices otherwise.
@@ -176,7 +195,8 @@ def _near(ours, value):
 
 def _check_heads(opened, config):
     """Raises ValueError where a UNet of the same shapes has other attention heads."""
-    told = opened.configs.get("unet", {}).get("attention_head_dim")
+    name = "unet" if "unet" in opened.configs else "controlnet"
+    told = opened.configs.get(name, {}).get("attention_head_dim")
     if told is None:
         return
     unet = config.unet
@@ -184,8 +204,8 @@ def _check_heads(opened, config):
     heads = [unet.heads or width // unet.head_channels for width in widths]
     if (told if isinstance(told, list) else [told] * len(heads)) != heads:
         raise ValueError(
-            f"{opened.path}/unet/config.json: attention_head_dim is {told}, the "
-            f"config's UNet has {heads} heads by level"
+            f"{opened.path}, config.json of the {name}: attention_head_dim is {told}, "
+            f"the config's UNet has {heads} heads by level"
         )
 
 

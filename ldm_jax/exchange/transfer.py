@@ -27,8 +27,8 @@ class Weights:
     held: dict  # path of ours -> weights.tensors.Tensor
     origin: str  # for the header of what is written
     # Of a branch of ours "hint", "first_stage" and "base", digests of what it was
-    # trained over; of a base of ours its own "digest"
-    # and "first_stage".
+    # trained over; of a model of ours its own "digest" and what tells its latents from
+    # others, "first_stage"; of a model with a branch all of them.
     about: dict = dataclasses.field(default_factory=dict)
 
 
@@ -72,13 +72,19 @@ def _read_ours(path, config, say):
                 "put that file beside it, or name it with --config.first_stage.weights"
             )
         held |= own.open_weights(stage)[0].tensors
-    if path.name == DIFFUSION and (path.parent / CONTROL).is_file():
-        held |= own.open_weights(path.parent / CONTROL)[0].tensors
-    say(f"{path}: weights of ldm_jax ({len(held)} arrays)")
     digest = own.digest(path)
-    kept = BRANCH if branch else ("first_stage",)
-    about = {key: meta[key] for key in kept if key in meta}
-    about |= {} if branch else {"digest": digest}
+    about = {"first_stage": meta["first_stage"]} if "first_stage" in meta else {}
+    if path.name == DIFFUSION and (path.parent / CONTROL).is_file():
+        control, _, said = own.open_weights(path.parent / CONTROL)
+        held |= control.tensors
+        about |= {key: said[key] for key in BRANCH if key in said}
+    if branch:
+        about |= {key: meta[key] for key in BRANCH if key in meta}
+    else:
+        about |= {"digest": digest}
+    if all(name.startswith("first_stage/") for name in held):
+        about["first_stage"] = frozen.latents_of(path)
+    say(f"{path}: weights of ldm_jax ({len(held)} arrays)")
     return Weights(config, held, f"{digest} ({path})", about)
 
 
@@ -99,15 +105,20 @@ def _save_ours(weights, parts, out, dtype):
     if parts["first_stage"]:
         stage = out / FIRST_STAGE
         scale = config.first_stage.scale if config.task == "latent_diffusion" else 1.0
-        about = meta | {"scale": scale}
-        own.save_arrays(stage, parts["first_stage"], config.to_dict(), about, dtype)
-        meta["first_stage"] = own.digest(stage)
+        arrays = parts["first_stage"]
+        # Not the file's hash: it says where it came from, and stores floats as asked.
+        latents = weights.about.get("first_stage") or own.content(arrays)
+        about = meta | {"scale": scale, "latents": latents}
+        own.save_arrays(stage, arrays, config.to_dict(), about, dtype)
+        meta["first_stage"] = latents
         config.first_stage.update({"weights": FIRST_STAGE} if parts[""] else {})
     if parts[""]:
         own.save_arrays(out / DIFFUSION, parts[""], config.to_dict(), meta, dtype)
     if parts["control"]:
-        said = {key: weights.about[key] for key in BRANCH if key in weights.about}
-        about = {"from": weights.origin} | said
+        said = {key: weights.about[key] for key in BRANCH if weights.about.get(key)}
+        if parts[""] and said.get("base") in (None, weights.about.get("digest")):
+            said["base"] = own.digest(out / DIFFUSION)  # what is written beside it
+        about = meta | said
         own.save_arrays(out / CONTROL, parts["control"], config.to_dict(), about, dtype)
 
 
@@ -125,6 +136,7 @@ def to_diffusers(weights, out, dtype):
     """A folder that diffusers and transformers load."""
     check_target("diffusers", out)
     if {path.split("/")[0] for path in weights.held} == {"control"}:
+        _check_clip(weights.config)
         folder_json.check(weights.config)
         files = folder_json.branch(weights.config)
     else:
@@ -147,11 +159,7 @@ def to_diffusers(weights, out, dtype):
 def for_diffusers(weights):
     """The Weights without the text encoder's last block, which SD2's folders lack."""
     config = weights.config
-    if config.task != "latent_diffusion" or config.cond_stage.kind != "clip":
-        raise ValueError(
-            "the diffusers layout is written for Stable Diffusion 1, 2 and XL; use "
-            "--layout=original"
-        )
+    _check_clip(config)
     roles = {path.split("/")[0] for path in weights.held}
     if roles != {"first_stage", "cond_stage", "unet"}:
         raise ValueError(
@@ -171,6 +179,14 @@ def for_diffusers(weights):
         if not path.startswith(left)
     }
     return dataclasses.replace(weights, config=config_lib.check(config), held=held)
+
+
+def _check_clip(config):
+    if config.task != "latent_diffusion" or config.cond_stage.kind != "clip":
+        raise ValueError(
+            "the diffusers layout is written for Stable Diffusion 1, 2 and XL; use "
+            "--layout=original"
+        )
 
 
 def to_orbax(weights, out, dtype):
