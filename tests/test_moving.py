@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_stable_diffusion
 
+from configs import demo_control
 from ldm_jax import system, trees
 from ldm_jax.exchange import moving, transfer
 from ldm_jax.weights import own
@@ -175,6 +176,32 @@ def test_a_branch_alone_is_written_and_read_in_every_layout(tmp_path):
     assert told["_class_name"] == "ControlNetModel"
     assert "up_block_types" not in told and told["conditioning_channels"] == 3
     assert transfer.read(tmp_path / "ours", say=lambda m: None).about["hint"] == "canny"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(controlnet_conditioning_channel_order="bgr"), "'bgr', and .* is 'rgb'"),
+        (dict(global_pool_conditions=True), "True, and a branch is read .* False"),
+        (dict(attention_head_dim=4), "of the controlnet: attention_head_dim is 4, the"),
+    ],
+)
+def test_a_folder_that_means_its_numbers_otherwise_is_refused(tmp_path, changes, words):
+    config = tiny_stable_diffusion.get_config("v1")
+    config.control.update(hints=("canny",), channels=(16, 32))
+    out = tmp_path / "folder"
+    transfer.to_diffusers(drawn(config), out, None)
+    told = json.loads((out / "config.json").read_text()) | changes
+    (out / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=words):
+        transfer.read(out, config, say=lambda message: None)
+
+
+def test_only_branches_over_clip_have_diffusers_layout(tmp_path):
+    branch = drawn(demo_control.get_config())
+    with pytest.raises(ValueError, match="is written for Stable Diffusion 1, 2 and XL"):
+        transfer.to_diffusers(branch, tmp_path / "folder", None)
+    assert not (tmp_path / "folder").exists()
 
 
 def test_a_lite_branch_and_bases_of_other_latents_are_refused(three):

@@ -9,11 +9,12 @@ import pathlib
 import pickle
 import shutil
 
+import helpers
 import numpy as np
 from PIL import Image
 import pytest
 
-from ldm_jax import packing
+from ldm_jax import inputs, packing
 from ldm_jax.data import decoding, folder, packed, shards
 
 OPTIONS = packing.Options(heldout=0.0, least=8, broken=0.0, shard=4)
@@ -297,6 +298,15 @@ def test_what_a_model_is_told_must_be_there(source, tmp_path):
     for name in everything:
         with pytest.raises(ValueError, match=f"has no {name}, which this model"):
             packed.check(tmp_path / "bare", (name,))
+
+
+@pytest.mark.parametrize("name", ["depth", "normal", "pose", "scribble"])
+def test_hints_that_no_pack_can_be_asked_for_are_told(name):
+    c = helpers.tiny_config().copy_and_resolve_references()
+    c.data.update(name="packed", path="none")
+    c.control.hints = ("canny", name)
+    with pytest.raises(ValueError, match=f"{name}.* call the branch 'given'"):
+        inputs.check_pack(c)
 
 
 def test_what_some_pictures_lack_is_counted(source, tmp_path):

@@ -87,6 +87,19 @@ def compiling():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
+def test_what_the_model_says_may_be_asked_for(model, asked):
+    """text_to_image.py draws by 250 steps."""
+    config = model.config.copy_and_resolve_references()
+    assert webpage.ranges(config) == webpage.RANGES
+    config.sample.update(steps=250, scale=40.0)
+    assert webpage.ranges(config)["steps"] == (1, 250)
+    assert webpage.ranges(config)["scale"] == (0.1, 40.0)
+    most = dataclasses.replace(asked, steps=250, scale=40.0)
+    assert webpage.hint(config, most) is not None
+    with pytest.raises(ValueError, match=r"steps 251 is not in 1 .. 250"):
+        webpage.hint(config, dataclasses.replace(most, steps=251))
+
+
 @pytest.mark.parametrize(
     "told",
     [
