@@ -34,7 +34,7 @@ A picture of edges, depth, a pose, ... may say where things are, by a control br
 each, the one that ships or yours:
 
   python -m ldm_jax.sample --control=demo:canny.safetensors --hint=edges.png \\
-      --prompt="a fox on snow" --set=hint_strengths=[0.8] --set=hint_weighting=guess
+      --prompt="a fox on snow" "--set=hint_strengths=(0.8,)" --set=hint_weighting=guess
 
 Models of the other tasks are told what to draw by --label (class), --layout (boxes),
 --segmentation (semantic map), --image (super-resolution), --image and --mask

@@ -237,6 +237,7 @@ def test_a_controlnet_is_read_alone_and_beside_its_base():
     rows = released.control_rows(config, "diffusers")
     assert_written_as_read(rows, opened, plan)
 
+    assert detection.control_alone("diffusers", 2048).config == "sdxl.py:base"
     whole = source("sd/controlnet-sd2")
     alone = {k: v for k, v in whole.tensors.items() if k.startswith("control_model.")}
     found = detection.of_file(alone, {})

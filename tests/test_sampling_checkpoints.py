@@ -13,7 +13,7 @@ import safetensors.numpy
 import tiny_stable_diffusion
 
 from ldm_jax import config as config_lib
-from ldm_jax import exporting, runs, trees
+from ldm_jax import exporting, runs, system, trees
 from ldm_jax.exchange import released, transfer
 from ldm_jax.weights import own
 
@@ -37,6 +37,20 @@ def save(folder, variant):
     out = folder / f"{variant}.safetensors"
     transfer.to_original(weights(config(variant)), out, None)
     return out
+
+
+def save_branch(folder, variant):
+    """A released ControlNet of random weights, converted: its file."""
+    c = config(variant)
+    c.control.update(hints=("canny",), channels=(16, 32))
+    shapes = jax.eval_shape(system.init_control(c), jax.random.key(0))
+    params = trees.flatten({"control": helpers.random_params(shapes, seed=4)})
+    held = {path: own.held(np.asarray(x)) for path, x in params.items()}
+    released_file = folder / "controlnet.safetensors"
+    transfer.to_original(transfer.Weights(c, held, "a test"), released_file, None)
+    found = transfer.read(released_file, c, say=lambda message: None)
+    transfer.to_ours(found, folder / "branch", None)
+    return folder / "branch" / transfer.CONTROL
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +131,8 @@ def test_a_file_and_its_converted_folder_draw_the_same(files, converted, tmp_pat
     xl = f"--config={CONFIG}:xl-base"
     asked = [PROMPT, "--prompt=an owl", "--negative_prompt=blurry", "--steps=2"]
     file = f"--checkpoint={files['xl-base']}"
-    out = [tmp_path / name for name in ("file", "folder", "hole", "plain")]
+    names = ("file", "folder", "hole", "plain", "hinted", "hinted_folder")
+    out = [tmp_path / name for name in names]
     code, printed = commands.run("ldm_jax.sample", file, xl, *asked, f"--out={out[0]}")
     assert code == 0, printed
     assert "Stable Diffusion XL, base" in printed
@@ -127,11 +142,15 @@ def test_a_file_and_its_converted_folder_draw_the_same(files, converted, tmp_pat
     hole, image = tmp_path / "hole.png", tmp_path / "image.png"
     Image.fromarray(np.tri(16, dtype=np.uint8) * 255).save(hole)
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(image)
+    branch = save_branch(tmp_path, "xl-base")
+    heard = (f"--control=canny={branch}", f"--hint={image}")
     v1 = (f"--checkpoint={files['v1-inpainting']}", f"--config={CONFIG}:v1-inpainting")
     good = [
         (weights, xl, stage, *asked, f"--out={out[1]}"),
         (*v1, PROMPT, f"--image={image}", f"--mask={hole}", f"--out={out[2]}"),
         (file, xl, *asked[:2], "--steps=2", f"--out={out[3]}"),
+        (file, xl, *asked, *heard, f"--out={out[4]}"),
+        (f"--weights={converted}", *asked, *heard, f"--out={out[5]}"),
     ]
     wrong = {
         (file, weights, PROMPT): "--checkpoint excludes --workdir and --weights",
@@ -158,6 +177,8 @@ def test_a_file_and_its_converted_folder_draw_the_same(files, converted, tmp_pat
     assert found.shape == (2, 16, 16, 3) and np.any(found[0] != found[1])
     np.testing.assert_array_equal(pictures(out[1]), found)
     assert np.any(pictures(out[3]) != found)  # without the negative prompt
+    assert np.any(pictures(out[4]) != found)  # a released branch over a released file
+    np.testing.assert_array_equal(pictures(out[5]), pictures(out[4]))
     assert pictures(out[2]).shape == (1, 16, 16, 3)
     rows = [
         json.loads((folder / "manifest.jsonl").read_text().splitlines()[0])

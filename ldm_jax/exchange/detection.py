@@ -83,6 +83,7 @@ def _context(tensors, prefix):
 def control_alone(layout, context):
     """The Found of a ControlNet without its base model."""
     configs = {768: "stable_diffusion.py:v1", 1024: "stable_diffusion.py:v2"}
+    configs[2048] = "sdxl.py:base"
     return Found(
         layout,
         f"a ControlNet alone, context {context}",
