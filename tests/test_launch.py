@@ -158,7 +158,7 @@ def test_quickstart_draws_and_says_how_to_go_on(clone):
     ready, drawing, ran, more, again, times, *_, last = done.stdout.splitlines()
     assert (ready, drawing) == ("set up", "quickstart: drawing 16 pictures")
     assert ran == f"22 arguments, the last is --out={clone}/there"
-    assert more == "quickstart: drawing 4 more by the edges of one of them"
+    assert more == "quickstart: drawing 8 more by the edges of one of them"
     assert again == f"13 arguments, the last is --out={clone}/there/control"
     said = f"installed in [0-9]+ s, sampled in [0-9]+ s; look at {clone}/there/grid.png"
     said += f" and {clone}/there/control/grid.png"
