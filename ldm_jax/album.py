@@ -211,7 +211,9 @@ def _hash(model):
     sections = ("schedule", "first_stage", "cond_stage", "unet", "loss")
     told = {name: model.config[name].to_dict() for name in sections}
     if model.config.control.hints:
-        told["control"] = model.config.control.to_dict()
+        shape = model.config.control.to_dict()  # without how it began
+        unlike = ("init", "connections")
+        told["control"] = {k: v for k, v in shape.items() if k not in unlike}
     files = [model.config.sample.guide, *model.config.sample.branches]
     files += [told["first_stage"].pop("weights"), told["cond_stage"].pop("vocabulary")]
     told["files"] = [own.digest(paths.resolve(name)) for name in files if name]

@@ -153,7 +153,7 @@ def latent_diffusion():
             unet=_unet(),
             control=dict(
                 hints=(),  # keys of data.hints.HINTS: a ControlNet of that name each
-                init=(),  # weights files of branches that go on; (): the UNet's trunk
+                init=(),  # files of branches that go on, for each; "" and (): none
                 channels=(16, 32, 96, 256),  # of the hint's encoder, by level
                 connections="zero",  # how they start: models.controlnet.CONNECTIONS
                 lite=False,  # one convolution in place of each block

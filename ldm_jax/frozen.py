@@ -82,6 +82,8 @@ def _branches(config, held, shapes):
     """{hint: its branch, as float32} of control.init; `held` is train.init's."""
     found = {}
     for hint, named in zip(config.control.hints, config.control.init, strict=False):
+        if not named:
+            continue
         if hint in held:
             raise ValueError(
                 f"train.init {config.train.init} holds a branch {hint!r} itself: "
@@ -89,6 +91,11 @@ def _branches(config, held, shapes):
             )
         path = paths.resolve(named)
         tensors, saved, meta = open_branch(path)
+        if meta.get("hint", hint) != hint:
+            raise ValueError(
+                f"control.init {path} hears {meta['hint']!r}, and it is to begin the "
+                f"branch {hint!r}"
+            )
         check_alike(config, saved, meta, f"control.init {path}")
         found[hint] = trees.nested(own.narrowed(tensors, "float32"))[BRANCH]
         own.check_tree(found[hint], shapes[hint], f"control.init {path}")
@@ -206,9 +213,9 @@ def digest_of_start(config):
 
 
 def digests_of_branches(config):
-    """The hashes of the files control.init."""
+    """The hashes of the files control.init; "" where it names none."""
     named = config.control.init if config.task == "latent_diffusion" else ()
-    return [digest_of(paths.resolve(name)) for name in named]
+    return [name and digest_of(paths.resolve(name)) for name in named]
 
 
 def digest_of(path):

@@ -144,6 +144,11 @@ def prepare(config, split="train"):
         names.pick(masks.FREE, data.holes)
     for name in config.control.hints:
         names.pick(hints.HINTS, name)
+        if name == "segmentation" and data.name in datasets.DRAWN:
+            raise ValueError(
+                "control.hints 'segmentation' is of ADE20K's classes, and data.name "
+                f"{data.name!r} has those of drawn scenes: call the branch 'segments'"
+            )
     if config.cond_stage.kind in tokenizers.SPOKEN:
         tokenizers.of_training(config)
     return Prepare(ml_collections.FrozenConfigDict(config), geometry)

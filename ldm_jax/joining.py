@@ -96,10 +96,10 @@ def _check_known(hint, file):
 
 def check_free(config, overrides):
     """Raises ValueError where branches are to join a model that brings its own."""
-    own = config.control.hints if "control" in config else ()
-    if overrides.get("control.hints") and own:
+    heard = config.control.hints if "control" in config else ()
+    if overrides.get("control.hints") and heard:
         raise ValueError(
-            f"this model hears {', '.join(own)} by itself, and "
+            f"this model hears {', '.join(heard)} by itself, and "
             "--control names other branches: if that branch is all that was trained, "
             "ldm_jax.export makes it a file, and --control joins both to its base"
         )

@@ -16,6 +16,7 @@ from ldm_jax import (
     inputs,
     knobs,
     optim,
+    paths,
     sharding,
     train_step,
     trees,
@@ -23,9 +24,8 @@ from ldm_jax import (
 from ldm_jax import system as system_lib
 from ldm_jax.weights import own
 
+BY_HASH = ("first_stage.weights", "train.init", "control.init")  # files
 # The sections that decide what trained parameters mean.
-# Files, told apart by their content.
-BY_HASH = ("first_stage.weights", "train.init", "control.init")
 MODEL = ("schedule", "first_stage", "cond_stage", "judge", "unet", "control", "loss")
 
 
@@ -90,6 +90,7 @@ def prepare(config, workdir):
             f"of train.trainable {config.train.trainable}; it must be 'float32'"
         )
     rest = frozen.narrowed(rest, held)
+    _tell_bases(config)
     loaded = trees.merge(frozen.load(config, system), rest)
 
     init = initial_state(config, system)
@@ -110,6 +111,18 @@ def prepare(config, workdir):
         cli.say(f"restored step {step} from {workdir}")
     loaded = sharding.put_tree(loaded, mesh, "reading what is frozen", widen=False)
     return Run(config, system, mesh, state, loaded, manager, start)
+
+
+def _tell_bases(config):
+    """Says which branches of control.init were trained over another base."""
+    base = frozen.digest_of_start(config)
+    for named in filter(None, config.control.init if "control" in config else ()):
+        _, _, meta = frozen.open_branch(paths.resolve(named))
+        if meta.get("base", base) != base:
+            cli.say(
+                f"control.init {named} was trained over {meta['base']}, train.init is "
+                f"{base}: ldm_jax.convert --transfer carries a branch over"
+            )
 
 
 def _first_state(config, system, mesh, given, places):
@@ -170,8 +183,9 @@ def check_files(config, workdir, meta):
     now, then = frozen.digests_of_branches(config), meta.get("branches", [])
     if now != then:
         raise ValueError(
-            f"the run in {workdir} began with control.init {then}; that is now {now}: "
-            "give --config.control.init as it was"
+            f"the run in {workdir} began with branches of {then}; control.init "
+            f"{config.control.init} is now of {now}: give --config.control.init and "
+            "its files as they were"
         )
 
 

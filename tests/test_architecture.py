@@ -104,7 +104,8 @@ MAY_IMPORT = {
     "large": {*KIT, "models", "patches", "strips", "system"},
     "exchange": {
         *KIT,
-        *("config", "config_rules", "config_saved", "system", "frozen"),
+        *("config", "config_rules", "config_rules_control", "config_saved"),
+        *("system", "frozen"),
         *("weights", "data", "exchange"),
     },
     "data": {"names", "paths", "data"},

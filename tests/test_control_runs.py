@@ -261,7 +261,7 @@ def test_a_branch_in_the_file_is_taken_as_it_is(base, tmp_path):
     assert frozen.start(c, system.build(c))[0] == {}
 
 
-def test_a_branch_goes_on_from_its_file(base, trained, tmp_path):
+def test_a_branch_goes_on_from_its_file(base, trained, tmp_path, capfd):
     c = config_of(base)
     c.control.init = (str(tmp_path / "canny.safetensors"),)
     params, saved, meta = own.load_weights(trained.file)
@@ -273,14 +273,28 @@ def test_a_branch_goes_on_from_its_file(base, trained, tmp_path):
     run = runs.prepare(config.check(c), tmp_path / "run")
     assert gap(run.state.params["canny"], trained.params["canny"]) == 0
     assert run.state.params.keys() == {"canny"}
+    assert "was trained over" not in "".join(capfd.readouterr())
     runs.save(run, 0)
     run.manager.wait_until_finished()
     run.manager.close()
+    c.control.update(hints=("canny", "depth"), init=(*c.control.init, ""))
+    given, rest = frozen.start(c, system.build(c))
+    assert "zero_0" in given["canny"] and rest["depth"].keys() == {"trunk"}
+    c.control.update(hints=("canny",), init=c.control.init[:1])
+    meta["base"] = "0123456789ab"
+    write()
+    runs.prepare(c, tmp_path / "other").manager.close()
+    assert "was trained over 0123456789ab" in "".join(capfd.readouterr())
     # Another file under the run, and what is none for it.
     params["control"]["zero_0"]["bias"] += 1
     write()
-    with pytest.raises(ValueError, match="began with control.init .* is now "):
+    with pytest.raises(ValueError, match="with branches of .*; control.init .* is now"):
         runs.prepare(c, tmp_path / "run")
+    meta["hint"] = "depth"
+    write()
+    with pytest.raises(ValueError, match="hears 'depth', and it is to begin .* 'canny"):
+        runs.prepare(c, tmp_path / "new")
+    meta["hint"] = "canny"
     write(loss=saved["loss"] | {"predicts": "v"})
     with pytest.raises(ValueError, match="control.init .* its loss is v, not eps"):
         runs.prepare(c, tmp_path / "new")

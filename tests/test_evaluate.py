@@ -123,7 +123,7 @@ MISTAKES = {
     "'dimm' is not one of ddim, ddpm": ["--task=text", "--sampler=dimm"],
     "no 300 steps of 1000": ["--task=text", "--grid=ldm", "--steps=300"],
     "there is no judge in .*nowhere": ["--task=scenes", "--judge_weights=nowhere"],
-    "task 'autoencoder' does not sample": [
+    "task 'autoencoder' does not sample.*": [
         *("--task=text", "--steps=3", "--config=configs/demo_autoencoder.py"),
     ],
     "task 'autoencoder' does not sample; latent_diffusion does": [

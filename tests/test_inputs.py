@@ -79,6 +79,13 @@ def numbers(images):
     return (images[:, 0, 0, 0] // 10).tolist()
 
 
+def test_maps_of_drawn_scenes_are_not_of_ade20k():
+    c = helpers.tiny_config().copy_and_resolve_references()
+    c.control.hints = ("segmentation",)
+    with pytest.raises(ValueError, match="those of drawn scenes: call .* 'segments'"):
+        inputs.prepare(c)
+
+
 def test_every_picture_is_seen_once_an_epoch_and_in_another_order(packs):
     count = len(packed.opened(packs, "train"))
     assert 10 < count < N

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import helpers
 import jax
 import numpy as np
 import pytest
@@ -35,11 +36,11 @@ def three():
     """A branch, the base it was trained over, and another one."""
     branch = {f"control/{TRUNK}": (3, 3, 4, 8), "control/zero_0/bias": (8,)}
     base = {f"unet/{TRUNK}": (3, 3, 4, 8), "unet/conv_out/bias": (4,)}
-    other = weights(base, "the other", digest="ccc")
+    other = weights(base, "the other", digest="ccc", first_stage="fff")
     about = {"hint": "canny", "base": "bbb", "first_stage": "fff"}
     return (
         weights(branch, "a branch", **about),
-        weights(base, "its base", digest="bbb"),
+        weights(base, "its base", digest="bbb", first_stage="fff"),
         other,
     )
 
@@ -131,7 +132,32 @@ def test_a_base_that_says_other_things_is_refused(three):
 def test_a_released_base_leaves_nothing_said_of_the_old_one(three):
     branch, base, other = three
     moved = moving.moved(branch, base, dataclasses.replace(other, about={}))
-    assert moved.about == {"hint": "canny", "first_stage": "fff"}
+    assert moved.about == {"hint": "canny"}
+    whole = dataclasses.replace(
+        branch, held=base.held | branch.held, about=branch.about | base.about
+    )
+    moved = moving.moved(whole, None, dataclasses.replace(other, about={}))
+    assert moved.about == {"hint": "canny"}
+    moved = moving.moved(whole, None, other)
+    assert moved.about["base"] == moved.about["digest"] == "ccc"
+
+
+def test_what_is_no_base_is_told(three):
+    branch, base, other = three
+    stage = helpers.tiny_autoencoder_config()
+    with pytest.raises(ValueError, match="the other is of task 'autoencoder': no"):
+        moving.moved(branch, base, dataclasses.replace(other, config=stage))
+
+
+def test_a_branch_that_moves_with_its_base_keeps_its_shape(three):
+    branch, base, other = three
+    config = base.config.copy_and_resolve_references()
+    config.control.update(hints=("canny",), channels=(16, 32))
+    whole = transfer.Weights(config, base.held | branch.held, "both")
+    moved = moving.moved(whole, None, other).config
+    assert (
+        moved.control.channels == (16, 32) and moved.schedule == other.config.schedule
+    )
 
 
 def drawn(config):

@@ -233,7 +233,8 @@ def test_one_array_is_in_memory_at_a_time(tmp_path, layout, dtype):
     write(dataclasses.replace(weights(), held=held), tmp_path, layout, dtype)
     names = dict.fromkeys(held, 1)
     if layout == "ours":
-        names |= {path: 2 for path in held if path.startswith("first_stage/")}
+        encoder = ("first_stage/encoder/", "first_stage/quant_conv/")
+        names |= {path: 2 for path in held if path.startswith(encoder)}
     else:
         for rows in released.rows(config(), layout).values():
             names |= {row.ours: len(row.theirs) for row in rows}
@@ -361,6 +362,9 @@ def test_latents_are_known_wherever_a_file_came_from(tmp_path):
     bias = "first_stage/encoder/conv_in/bias"
     other = stage(weights(**{bias: arrays("v1")[bias] + 1}), "other")
     assert other[1] != first[1]
+    bias = "first_stage/decoder/conv_in/bias"  # which makes pictures of them
+    other = stage(weights(**{bias: arrays("v1")[bias] + 1}), "decoder")
+    assert other[0] != first[0] and other[1] == first[1]
 
 
 def test_a_model_and_its_branch_stay_together(tmp_path):
@@ -382,6 +386,10 @@ def test_a_model_and_its_branch_stay_together(tmp_path):
         assert said["hint"] == "canny"
         assert said["base"] == own.digest(folder / transfer.DIFFUSION)
         assert said["first_stage"] == frozen.latents_of(folder / transfer.FIRST_STAGE)
+        header = own.open_weights(folder / transfer.DIFFUSION)[1]["control"]
+        assert (header["hints"], header["channels"]) == ([], [16, 32, 96, 256])
+        header = own.open_weights(folder / transfer.CONTROL)[1]["control"]
+        assert (header["hints"], header["channels"]) == (["canny"], [16, 32])
         both = transfer.read(folder, **SILENT)
 
 

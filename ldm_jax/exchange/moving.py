@@ -62,17 +62,24 @@ def moved(branch, base, other, say=print):
         if path.startswith("control/")
     }
     origin = f"{branch.origin} moved from {base.origin} to {other.origin}"
-    about = {k: v for k, v in branch.about.items() if k not in ("base", "digest")}
-    about |= other.about if whole else {}
+    about = {"hint": branch.about["hint"]} if "hint" in branch.about else {}
+    kept = ("digest", "first_stage") if whole else ("first_stage",)
+    about |= {key: other.about[key] for key in kept if key in other.about}
     if "digest" in other.about:
         about["base"] = other.about["digest"]
-    held = other.held | held if whole else held
-    config = other.config if whole else branch.config
-    return transfer.Weights(config, held, origin, about)
+    if not whole:
+        return transfer.Weights(branch.config, held, origin, about)
+    config = other.config.copy_and_resolve_references()
+    config.control.update(branch.config.control)
+    return transfer.Weights(config, other.held | held, origin, about)
 
 
 def _check_language(branch, other):
     """Raises ValueError where the networks were taught to say different things."""
+    if other.config.task != branch.config.task:
+        raise ValueError(
+            f"{other.origin} is of task {other.config.task!r}: no branch goes there"
+        )
     for section in ("schedule", "loss"):
         key = "predicts" if section == "loss" else None
         pair = [

@@ -196,8 +196,11 @@ def _near(ours, value):
 def _check_heads(opened, config):
     """Raises ValueError where a UNet of the same shapes has other attention heads."""
     name = "unet" if "unet" in opened.configs else "controlnet"
-    told = opened.configs.get(name, {}).get("attention_head_dim")
-    if told is None:
+    told = opened.configs.get(name, {})
+    # UNet2DModel, which has no cross-attention, says channels per head by that name.
+    plain = str(told.get("_class_name")).endswith("UNet2DModel")
+    told = told.get("attention_head_dim")
+    if told is None or plain:
         return
     unet = config.unet
     widths = [unet.channels * factor for factor in unet.mult]

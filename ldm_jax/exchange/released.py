@@ -193,15 +193,15 @@ def control_rows(config, layout):
     arch, channels = unet_arch(config), config.control.channels
     if config.control.lite:
         raise ValueError(
-            f"the layout {layout!r} knows no branch without a trunk (control.lite): "
-            "use --layout=ours or orbax"
+            f"the layout {layout!r} knows no branch without a trunk (control.lite); "
+            "ours and orbax do"
         )
     factor = system_lib.arch_of_first_stage(config).factor
     if 2 ** (len(channels) - 1) != factor:
         raise ValueError(
             f"the layout {layout!r} halves a hint at each of control.channels "
-            f"{channels} but the first, and the first stage's factor is {factor}: use "
-            "--layout=ours or orbax"
+            f"{channels} but the first, and the first stage's factor is {factor}; ours "
+            "and orbax hold others too"
         )
     shapes = jax.eval_shape(system_lib.init_control(config), jax.random.key(0))
     tree = modules(arch, is_linear(config), len(channels))

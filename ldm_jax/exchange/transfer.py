@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import tqdm
 
 from ldm_jax import config as config_lib
-from ldm_jax import config_saved, frozen
+from ldm_jax import config_rules_control, config_saved, frozen
 from ldm_jax.exchange import folder_json, opening, plans, released
 from ldm_jax.weights import own, streaming
 
@@ -75,8 +75,12 @@ def _read_ours(path, config, say):
     digest = own.digest(path)
     about = {"first_stage": meta["first_stage"]} if "first_stage" in meta else {}
     if path.name == DIFFUSION and (path.parent / CONTROL).is_file():
-        control, _, said = own.open_weights(path.parent / CONTROL)
+        control, shape, said = own.open_weights(path.parent / CONTROL)
         held |= control.tensors
+        config = config.copy_and_resolve_references()
+        config.control.update(config_saved.completed(shape)["control"])
+        config.control.init = ()  # it was of a training
+        config_lib.check(config)
         about |= {key: said[key] for key in BRANCH if key in said}
     if branch:
         about |= {key: meta[key] for key in BRANCH if key in meta}
@@ -106,20 +110,40 @@ def _save_ours(weights, parts, out, dtype):
         stage = out / FIRST_STAGE
         scale = config.first_stage.scale if config.task == "latent_diffusion" else 1.0
         arrays = parts["first_stage"]
-        # Not the file's hash: it says where it came from, and stores floats as asked.
-        latents = weights.about.get("first_stage") or own.content(arrays)
+        latents = weights.about.get("first_stage") or _latents_of(arrays)
         about = meta | {"scale": scale, "latents": latents}
         own.save_arrays(stage, arrays, config.to_dict(), about, dtype)
         meta["first_stage"] = latents
         config.first_stage.update({"weights": FIRST_STAGE} if parts[""] else {})
     if parts[""]:
-        own.save_arrays(out / DIFFUSION, parts[""], config.to_dict(), meta, dtype)
+        alone = _without_branches(config, parts[""]).to_dict()
+        own.save_arrays(out / DIFFUSION, parts[""], alone, meta, dtype)
     if parts["control"]:
         said = {key: weights.about[key] for key in BRANCH if weights.about.get(key)}
         if parts[""] and said.get("base") in (None, weights.about.get("digest")):
             said["base"] = own.digest(out / DIFFUSION)  # what is written beside it
         about = meta | said
         own.save_arrays(out / CONTROL, parts["control"], config.to_dict(), about, dtype)
+
+
+def _latents_of(arrays):
+    """What tells a first stage's latents from others: a hash of what makes them.
+
+    Not the file's, which says where it came from and stores floats as asked; what
+    decodes them may be another.
+    """
+    encoder = ("first_stage/encoder/", "first_stage/quant_conv/")
+    return own.content({k: v for k, v in arrays.items() if k.startswith(encoder)})
+
+
+def _without_branches(config, arrays):
+    """The config of arrays that hold no branch of its control.hints."""
+    config = config.copy_and_resolve_references()
+    roles = {path.split("/")[0] for path in arrays}
+    if config.task == "latent_diffusion" and not roles & {*config.control.hints}:
+        silent = {"control.hints": (), **config_rules_control.UNHEARD}
+        config.update_from_flattened_dict(silent)
+    return config
 
 
 def to_original(weights, out, dtype):

@@ -148,7 +148,7 @@ def digest_of(params):
 def content(arrays):
     """The same length of hash of {path: tensors.Tensor}, one in memory at a time.
 
-    Of the numbers as float32, so that it is no matter how a file keeps them.
+    Of the numbers as float32: the same whatever types a file keeps them in.
     """
     found = hashlib.sha256()
     for name, tensor in sorted(narrowed(arrays, "float32").items()):
