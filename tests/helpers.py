@@ -1,5 +1,6 @@
 """Parameters without running `init`, and the two tasks at a size for tests."""
 
+import contextlib
 import functools
 
 import jax
@@ -126,3 +127,17 @@ def tiny_autoencoder_config():
     c.loss.update(perceptual="alexnet", disc_start=2)
     _tiny_train(c)
     return config.check(c)
+
+
+@contextlib.contextmanager
+def compiling():
+    """The names of what jax compiles meanwhile, or reads from its cache."""
+    compiled = []
+
+    def listen(event, seconds, **told):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(told["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield compiled
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,6 +1,5 @@
 """What the compiled program of sampling does, and when another one is compiled."""
 
-import contextlib
 import dataclasses
 import re
 
@@ -104,20 +103,6 @@ def test_keys_and_values_of_the_context_are_made_once(config, monkeypatch):
     assert more == 2 * attentions
 
 
-@contextlib.contextmanager
-def compiling():
-    """The names of what jax compiles meanwhile, or reads from its cache."""
-    compiled = []
-
-    def listen(event, seconds, **told):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(told["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield compiled
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def draw(model, count=BATCH, seed=0, prompt="a fox", negative="", **section):
     """(pictures, the names of what was compiled for them)."""
     told = model.config.copy_and_resolve_references()
@@ -127,7 +112,7 @@ def draw(model, count=BATCH, seed=0, prompt="a fox", negative="", **section):
     model = dataclasses.replace(model, config=told)
     batch = prompts.arrays(model, [prompt] * count, negative)
     keys = generation.Keys(seed, np.arange(count))
-    with compiling() as compiled:
+    with helpers.compiling() as compiled:
         parts = list(generation.generate(model, batch, keys, BATCH))
     return np.concatenate(parts), compiled
 

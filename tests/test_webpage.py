@@ -1,6 +1,5 @@
 """What the web page asks of a model: pictures, the hint that it hears, mistakes."""
 
-import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -73,20 +72,6 @@ def gap(a, b):
     return np.abs(np.subtract(a.pictures[0], b.pictures[0], dtype=np.int32)).max()
 
 
-@contextlib.contextmanager
-def compiling():
-    """The names of what jax compiles meanwhile, or reads from its cache."""
-    compiled = []
-
-    def listen(event, seconds, **told):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(told["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield compiled
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def test_what_the_model_says_may_be_asked_for(model, asked):
     """text_to_image.py draws by 250 steps."""
     config = model.config.copy_and_resolve_references()
@@ -118,7 +103,7 @@ def test_what_the_model_says_may_be_asked_for(model, asked):
 def test_what_is_asked_changes_the_picture_and_compiles_nothing(
     model, asked, first, told
 ):
-    with compiling() as compiled:
+    with helpers.compiling() as compiled:
         other = draw(model, dataclasses.replace(asked, **told))
     assert gap(other, first) > 0
     assert not compiled
@@ -126,7 +111,7 @@ def test_what_is_asked_changes_the_picture_and_compiles_nothing(
 
 def test_any_number_of_pictures_compiles_nothing(model, asked, first):
     done = []
-    with compiling() as compiled:
+    with helpers.compiling() as compiled:
         nine = webpage.draw(model, dataclasses.replace(asked, n=9), print, done.append)
     assert not compiled
     assert done == list(range(1, 10)) and len(nine.pictures) == 9
@@ -137,10 +122,10 @@ def test_any_number_of_pictures_compiles_nothing(model, asked, first):
 
 def test_another_number_of_steps_compiles_one_program_once(model, asked, first):
     longer = dataclasses.replace(asked, steps=model.config.sample.steps + 1)
-    with compiling() as compiled:
+    with helpers.compiling() as compiled:
         assert gap(draw(model, longer), first) > 0
     assert compiled.count("jit(draw)") == 1 and "jit(develop)" not in compiled
-    with compiling() as compiled:
+    with helpers.compiling() as compiled:
         draw(model, dataclasses.replace(longer, strength=2.0, n=3))
     assert not compiled
 
